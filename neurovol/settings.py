@@ -1,0 +1,319 @@
+"""What a project file, the command line and Prefect's form share: every setting, its default, its rule.
+
+Defaults exist here and nowhere else. Models are frozen; lengths are voxels unless a name says µm.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from neurovol.errors import UserError
+from neurovol.geometry import Box, round_up
+
+Zyx = tuple[int, int, int]
+PositiveZyx = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+Micrometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+VoxelSize = tuple[Micrometres, Micrometres, Micrometres]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+
+
+def _ordered(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    for axis, (start, stop) in zip("zyx", pairs, strict=True):
+        if start < 0 or stop <= start:
+            raise ValueError(f"axis {axis} runs from {start} to {stop}; it must be 0 <= start < stop")
+    return pairs
+
+
+BoxPairs = Annotated[tuple[tuple[int, int], tuple[int, int], tuple[int, int]], AfterValidator(_ordered)]
+
+
+class Section(BaseModel):
+    """A part of the project file; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Phantom(Section):
+    """A made-up sample with known truth, in place of `source` (see neurovol.volume.phantom)."""
+
+    shape: PositiveZyx = Field((64, 256, 256), description="Voxels along z, y, x")
+    seed: int = Field(0, ge=0, description="Same seed, same sample")
+    contrast: float = Field(1.0, gt=0, le=4, description="Brightness of the cells against the tissue; 1 is typical")
+
+
+class Sample(Section):
+    """One piece of tissue: where its stack lies and how large its voxels are."""
+
+    name: Name = Field(description="Name of the sample, also of its folder")
+    source: Path | None = Field(
+        None, description="TIFF file, or folder with one TIFF per z-slice, relative to the project file"
+    )
+    phantom: Phantom | None = Field(None, description="A phantom in place of a source")
+    voxel_size_um: VoxelSize | None = Field(None, description="z, y, x in µm; default: what the source says")
+    channels: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="Channels to convert")
+
+    @model_validator(mode="after")
+    def _one_kind_of_source(self) -> Sample:
+        if (self.source is None) == (self.phantom is None):
+            raise ValueError("give either `source` or `phantom`, exactly one of them")
+        if len(set(self.channels)) != len(self.channels):
+            raise ValueError(f"channels {self.channels} repeat one another")
+        return self
+
+
+class AnnotationValues(Section):
+    """What the annotation file's values mean; any other value is unlabelled."""
+
+    background: int = Field(0, description="Value of annotated background")
+    neuron: int = Field(1, description="Value of neurons")
+    ignore: int | None = Field(None, description="Value of voxels never learned from and never scored")
+
+    @model_validator(mode="after")
+    def _all_differ(self) -> AnnotationValues:
+        given = [v for v in (self.background, self.neuron, self.ignore) if v is not None]
+        if len(set(given)) != len(given):
+            raise ValueError(f"background, neuron and ignore must differ; they are {given}")
+        return self
+
+
+class Annotation(Section):
+    """What an expert drew: an image of labels, and where it lies in its sample."""
+
+    sample: Name = Field(description="The sample it belongs to")
+    source: Path | Literal["phantom"] = Field(description='TIFF, or folder of slices; "phantom" for a phantom\'s truth')
+    box: BoxPairs | None = Field(None, description="Where it lies: z, y, x ranges; default the whole sample")
+    slices: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None, description="Annotated planes, counted within the box; default all"
+    )
+    every: int | None = Field(None, ge=1, description="Every n-th plane is annotated, from the first")
+    values: AnnotationValues = AnnotationValues()
+    role: Literal["train", "test"] = Field("train", description='"test": evaluated, never seen in training')
+
+    @model_validator(mode="after")
+    def _slices_or_every(self) -> Annotation:
+        if self.slices is not None and self.every is not None:
+            raise ValueError("give `slices` or `every`, not both")
+        return self
+
+
+class TrainingBox(Section):
+    """A box to learn from by pseudo-labels, beside the boxes of the train annotations."""
+
+    sample: Name
+    box: BoxPairs
+
+
+class PseudolabelSettings(Section):
+    """The light 2D CNN: trained on annotated pixels, it labels what nobody labelled."""
+
+    steps: int = Field(1500, ge=1, description="Training steps")
+    batch: int = Field(256, ge=2, description="Pixels per step, half of them neurons")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam's learning rate")
+    dropout: float = Field(0.5, ge=0, lt=1, description="Dropout after the fully connected layers")
+    prior: Literal["corrected", "balanced"] = Field(
+        "corrected",
+        description="Training draws as many neuron as background pixels; "
+        '"corrected" shifts the log-odds back to the annotated share, "balanced" does not',
+    )
+    seed: int = Field(0, ge=0, description="Same seed, same network")
+    window: PositiveZyx = Field((4, 128, 128), description="Voxels inferred at once")
+    boxes: tuple[TrainingBox, ...] = Field((), description="Further training boxes, without annotations of their own")
+    whole_samples: bool = Field(False, description="Infer whole samples rather than the training boxes")
+
+
+class TrainSettings(Section):
+    """The 3D U-Net and how it is trained on annotated and pseudo-labelled voxels."""
+
+    alpha: float = Field(0.3, ge=0, le=1, description="Weight of a pseudo-labelled voxel; an annotated one weighs 1")
+    pseudo_labels: Literal["hard", "soft"] = Field(
+        "hard", description="Threshold pseudo-labels at 0.5, or keep probabilities"
+    )
+    steps: int = Field(2000, ge=1, description="Training steps")
+    batch: int = Field(8, ge=1, description="Patches per step")
+    patch: PositiveZyx = Field((32, 64, 64), description="Voxels of a patch, z, y, x")
+    annotated_share: float = Field(0.5, ge=0, le=1, description="Share of patches drawn around annotated voxels")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam's learning rate")
+    base_channels: int = Field(16, ge=1, description="Channels at full resolution; doubled at each pooling")
+    pooling: tuple[PositiveZyx, ...] = Field(
+        ((2, 2, 2), (2, 2, 2)), min_length=1, max_length=5, description="Max-pooling per level, z, y, x"
+    )
+    augment: bool = Field(True, description="Flips, rotations in the plane, brightness, gamma, noise, blur")
+    test_gap: int = Field(0, ge=0, description="Voxels around test boxes that are not learned from either")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Arithmetic; auto: the faster in a short trial at start, recorded"
+    )
+    checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints")
+    seed: int = Field(0, ge=0, description="Same seed, same network")
+
+    @model_validator(mode="after")
+    def _patch_on_stride(self) -> TrainSettings:
+        for axis, name in enumerate("zyx"):
+            stride = 1
+            for pool in self.pooling:
+                stride *= pool[axis]
+            if self.patch[axis] % stride:
+                raise ValueError(
+                    f"patch {self.patch} along {name} is not a multiple of the network's stride {stride}; "
+                    f"use {round_up(self.patch[axis], stride)}"
+                )
+        return self
+
+
+class SegmentSettings(Section):
+    """The U-Net over whole samples, window by window."""
+
+    checkpoint: Path | None = Field(None, description="A trained model's folder, in place of training")
+    window: PositiveZyx = Field((64, 128, 128), description="Voxels written per window; its read is larger by the halo")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Arithmetic; auto: the faster in a short trial at start, recorded"
+    )
+    samples: tuple[Name, ...] | None = Field(None, description="Samples to cover; default all")
+
+
+class EvaluateSettings(Section):
+    """How predictions are scored on the test annotations."""
+
+    threshold: float = Field(0.5, gt=0, lt=1, description="A voxel is neuron if its probability is at least this")
+
+
+class ClusterSettings(Section):
+    """Where blocks are computed."""
+
+    kind: Literal["local", "address"] = Field(
+        "local", description="Start workers on this machine, or use a running scheduler"
+    )
+    address: str | None = Field(None, description='The scheduler\'s address, for kind "address"')
+    workers: int | None = Field(None, ge=1, description="Worker processes; default one per two cores, at most 4")
+    threads: int | None = Field(
+        None, ge=1, description="Threads that a worker's arithmetic uses; default the cores shared among the workers"
+    )
+    retries: int = Field(2, ge=0, description="Further attempts at a block that fails, before it is quarantined")
+
+    @model_validator(mode="after")
+    def _address_where_needed(self) -> ClusterSettings:
+        if (self.kind == "address") != (self.address is not None):
+            raise ValueError('`address` goes with kind = "address", and only with it')
+        return self
+
+
+class StoreSettings(Section):
+    """How volumes are cut into chunks and shards on disk."""
+
+    chunk: PositiveZyx = Field((32, 64, 64), description="What is compressed at once, z, y, x")
+    shard: PositiveZyx = Field((128, 256, 256), description="What lies in one file, z, y, x; whole chunks")
+
+    @model_validator(mode="after")
+    def _whole_chunks(self) -> StoreSettings:
+        for s, c in zip(self.shard, self.chunk, strict=True):
+            if s % c:
+                raise ValueError(f"shard {self.shard} is not a whole number of chunks {self.chunk}")
+        return self
+
+
+class ProjectSettings(Section):
+    """A whole project file."""
+
+    name: Name = Field(description="Name of the project, also of its folder in the store")
+    store: Path = Field(Path("stores"), description="Where everything goes, relative to the project file")
+    samples: tuple[Sample, ...] = Field(min_length=1)
+    annotations: tuple[Annotation, ...] = ()
+    convert: StoreSettings = StoreSettings()
+    pseudolabel: PseudolabelSettings = PseudolabelSettings()
+    train: TrainSettings = TrainSettings()
+    segment: SegmentSettings = SegmentSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    cluster: ClusterSettings = ClusterSettings()
+
+    @model_validator(mode="after")
+    def _names_match(self) -> ProjectSettings:
+        names = [s.name for s in self.samples]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f'two samples are called "{name}"; names must differ')
+        named = [("annotations", a.sample) for a in self.annotations]
+        named += [("pseudolabel.boxes", b.sample) for b in self.pseudolabel.boxes]
+        named += [("segment.samples", s) for s in self.segment.samples or ()]
+        for where, name in named:
+            if name not in names:
+                raise ValueError(
+                    f'{where} names the sample "{name}", which is not declared; declared are {", ".join(names)}'
+                )
+        phantoms = {s.name for s in self.samples if s.phantom is not None}
+        for a in self.annotations:
+            if a.source == "phantom" and a.sample not in phantoms:
+                raise ValueError(f'annotation source "phantom" needs a phantom sample; "{a.sample}" is none')
+        return self
+
+    def sample(self, name: str) -> Sample:
+        """The sample of that name; a UserError where there is none."""
+        for sample in self.samples:
+            if sample.name == name:
+                return sample
+        raise UserError(f'there is no sample "{name}"; the project declares {", ".join(s.name for s in self.samples)}')
+
+
+def box_of(pairs: BoxPairs | None, whole: Zyx) -> Box:
+    """The box that a setting declares, the whole volume by default."""
+    return Box.from_pairs(pairs) if pairs is not None else Box.of_shape(whole)
+
+
+def explained(error: ValidationError, file: str) -> str:
+    """One line per wrong field: file, field, value, rule."""
+    lines = []
+    places = [problem["loc"] for problem in error.errors()]
+    for problem in error.errors():
+        if any(len(p) > len(problem["loc"]) and p[: len(problem["loc"])] == problem["loc"] for p in places):
+            continue  # "the list is too short", said only because its one item was refused
+        field = ".".join(str(part) for part in problem["loc"]) or "the file as a whole"
+        rule = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            rule = "there is no such key; look for a typing mistake"
+        value = "" if problem["type"] == "missing" or isinstance(problem["input"], dict) else f" = {problem['input']!r}"
+        lines.append(f"{file}: {field}{value}: {rule}")
+    return "\n".join(lines)
+
+
+def with_overrides(raw: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """A project's raw tables with `section.key` values laid over them."""
+    result = dict(raw)
+    for dotted, value in overrides.items():
+        section, _, key = dotted.partition(".")
+        if not key:
+            result[section] = value
+            continue
+        table = result.get(section, {})
+        if not isinstance(table, dict):
+            raise UserError(f"--set {dotted}: {section} is not a section of settings")
+        result[section] = with_overrides(table, {key: value})
+    return result
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`train.steps=100` as ("train.steps", 100); the value is read as TOML, else taken as text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise UserError(f"--set {text}: expected section.key=value, for example train.steps=100")
+    try:
+        return name.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name.strip(), value.strip()
+
+
+def load_settings(file: Path, overrides: dict[str, Any] | None = None) -> ProjectSettings:
+    """Read and check a project file; a UserError names file, field, value and rule."""
+    try:
+        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such project file; give the path of a project.toml") from None
+    except IsADirectoryError:
+        raise UserError(f"{file}: a folder, not a project file; give the path of a project.toml") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not valid TOML: {error}") from None
+    try:
+        return ProjectSettings.model_validate(with_overrides(raw, overrides or {}))
+    except ValidationError as error:
+        raise UserError(explained(error, str(file))) from None
