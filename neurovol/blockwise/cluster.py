@@ -1,0 +1,68 @@
+"""Where blocks are computed: workers on this machine, or a scheduler that already runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dask
+from distributed import Client, LocalCluster
+
+from neurovol.errors import Failure
+from neurovol.settings import ClusterSettings
+
+MOST_WORKERS = 4  # each holds a network's activations; more by setting
+CONNECT_SECONDS = 20
+
+
+def cores() -> int:
+    """The cores this process may use (a Slurm job's share, not the whole machine)."""
+    return len(os.sched_getaffinity(0))
+
+
+def worker_count(settings: ClusterSettings) -> int:
+    """Worker processes on this machine: as set, else one per two cores."""
+    return settings.workers or max(1, min(MOST_WORKERS, cores() // 2))
+
+
+def thread_count(settings: ClusterSettings) -> int:
+    """Threads of a worker's arithmetic: as set, else the cores shared among the workers."""
+    return settings.threads or max(1, cores() // worker_count(settings))
+
+
+@contextmanager
+def open_client(settings: ClusterSettings) -> Iterator[Client]:
+    """A Dask client for the length of a `with`; local workers are started and stopped with it."""
+    if settings.kind == "address":
+        with _connected(str(settings.address)) as client:
+            yield client
+        return
+    threads = str(thread_count(settings))
+    quiet = {"distributed.worker.daemon": True, "distributed.admin.tick.limit": "60s"}
+    # one Dask thread a worker: a block's own arithmetic is what uses the cores
+    with (
+        dask.config.set(quiet),
+        LocalCluster(
+            n_workers=worker_count(settings),
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+            env=dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads),
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Client]:
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise Failure(f"cluster.address {address}: no scheduler answers there ({error}); is it running?") from None
+    with client:
+        yield client

@@ -1,0 +1,122 @@
+"""Blocks on a real Dask cluster: bounded, recorded, retried, quarantined, resumed."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from distributed import Client
+
+from neurovol.blockwise.ledger import Header, Ledger, read_ledger
+from neurovol.blockwise.runner import run_blocks
+from neurovol.errors import DiskFull, Failure, UserError
+from neurovol.geometry import Block, BlockGrid, Receipt
+from neurovol.progress import Progress
+
+GRID = BlockGrid((7, 13, 31), (4, 4, 8), (4, 4, 8))  # 2 x 4 x 4 = 32 blocks
+HEADER = Header("count", {}, total=len(GRID))
+
+
+@dataclass(frozen=True)
+class Touch:
+    """Writes one file a block, named by attempt; misbehaves at one block."""
+
+    folder: str
+    bad_block: int = -1
+    error: str = ""
+    heals: bool = False
+
+    def __call__(self, block: Block) -> Receipt:
+        earlier = len(list(Path(self.folder).glob(f"{block.index}-*")))
+        (Path(self.folder) / f"{block.index}-{earlier}").touch()
+        if block.index == self.bad_block and not (self.heals and earlier):
+            self.misbehave()
+        return Receipt(block.write, block.index + 1000)
+
+    def misbehave(self) -> None:
+        if self.error == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise {"user": UserError, "disk": DiskFull, "bug": ZeroDivisionError}[self.error]("slice 12 is torn")
+
+
+def attempts(folder: Path, index: int) -> int:
+    return len(list(folder.glob(f"{index}-*")))
+
+
+def test_every_block_runs_once_and_is_recorded(client: Client, tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
+        run_blocks(client, Touch(str(tmp_path)), list(GRID), ledger)
+    record = read_ledger(tmp_path / "l.jsonl")
+    assert record is not None
+    assert record.done == set(range(32))
+    assert all(attempts(tmp_path, i) == 1 for i in range(32))
+    assert record.rows[31]["crc32c"] == 1031
+    assert record.rows[31]["fingerprint"] == HEADER.fingerprint
+
+
+def test_a_restarted_run_does_only_the_rest(client: Client, tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
+        run_blocks(client, Touch(str(tmp_path)), list(GRID)[:13], ledger)
+    with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
+        run_blocks(client, Touch(str(tmp_path)), list(GRID), ledger)
+        assert ledger.done == set(range(32))
+    assert all(attempts(tmp_path, i) == 1 for i in range(32))
+
+
+def test_a_poisoned_block_is_set_aside_and_all_others_finish(client: Client, tmp_path: Path) -> None:
+    with (
+        Ledger(tmp_path / "l.jsonl", HEADER) as ledger,
+        pytest.raises(Failure, match=r"1 of 32 blocks failed.*block 5 at.*ZeroDivisionError: slice 12 is torn"),
+    ):
+        run_blocks(client, Touch(str(tmp_path), 5, "bug"), list(GRID), ledger, retries=2)
+    record = read_ledger(tmp_path / "l.jsonl")
+    assert record is not None
+    assert record.done == set(range(32)) - {5}
+    assert record.quarantined == [5]
+    assert "Traceback" in record.rows[5]["error"]
+    assert attempts(tmp_path, 5) == 3
+
+
+def test_a_rerun_tries_only_what_was_set_aside(client: Client, tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.jsonl", HEADER) as ledger, pytest.raises(Failure):
+        run_blocks(client, Touch(str(tmp_path), 5, "bug"), list(GRID), ledger, retries=0)
+    with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
+        run_blocks(client, Touch(str(tmp_path)), list(GRID), ledger, retries=0)
+    assert attempts(tmp_path, 5) == 2
+    assert attempts(tmp_path, 6) == 1
+
+
+def test_a_block_that_fails_once_succeeds_at_the_second_attempt(client: Client, tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
+        run_blocks(client, Touch(str(tmp_path), 5, "bug", heals=True), list(GRID), ledger)
+        assert ledger.rows[5]["attempt"] == 2
+
+
+def test_a_users_mistake_is_not_tried_again(client: Client, tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.jsonl", HEADER) as ledger, pytest.raises(Failure, match="slice 12 is torn"):
+        run_blocks(client, Touch(str(tmp_path), 5, "user"), list(GRID), ledger)
+    assert attempts(tmp_path, 5) == 1
+
+
+def test_a_full_disk_ends_the_run_at_once_and_keeps_what_is_done(client: Client, tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.jsonl", HEADER) as ledger, pytest.raises(DiskFull):
+        run_blocks(client, Touch(str(tmp_path), 5, "disk"), list(GRID), ledger)
+    record = read_ledger(tmp_path / "l.jsonl")
+    assert record is not None
+    assert 5 not in record.done
+    assert not record.quarantined
+
+
+def test_a_block_survives_the_death_of_its_worker(client: Client, tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
+        run_blocks(client, Touch(str(tmp_path), 5, "kill", heals=True), list(GRID), ledger)
+        assert ledger.done == set(range(32))
+
+
+def test_progress_ends_at_the_total(client: Client, tmp_path: Path) -> None:
+    said: list[Progress] = []
+    with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
+        run_blocks(client, Touch(str(tmp_path)), list(GRID), ledger, report=said.append)
+    assert (said[0].done, said[-1].done, said[-1].total) == (0, 32, 32)
+    assert said[-1].voxels == 7 * 13 * 31
