@@ -1,0 +1,108 @@
+"""Exact histograms of non-zero voxels, made per block and merged: what intensities are normalised by.
+
+Zeros are left out: they are the empty surroundings of the tissue, up to half of a volume.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurovol.errors import Failure, UserError
+
+# the normalisation rule's percentiles (design, invariant 8)
+LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """Per channel the values that occur (ascending, zero left out) and how often; merging is exact."""
+
+    values: tuple[NDArray[np.int64], ...]
+    counts: tuple[NDArray[np.int64], ...]
+
+    @classmethod
+    def empty(cls, channels: int) -> Histogram:
+        """Of no voxel: what merging begins with."""
+        return cls._dense([np.zeros(1, np.int64)] * channels)
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> Histogram:
+        """Of (c, z, y, x) in uint8 or uint16."""
+        if array.dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+            raise ValueError(f"voxels are {array.dtype}; histograms are made of uint8 and uint16")
+        return cls._dense([np.bincount(channel.ravel(), minlength=1) for channel in array])
+
+    @classmethod
+    def _dense(cls, channels: Iterable[NDArray[np.int64]]) -> Histogram:
+        values, counts = [], []
+        for frequencies in channels:
+            found = np.flatnonzero(frequencies[1:]) + 1
+            values.append(found.astype(np.int64))
+            counts.append(frequencies[found].astype(np.int64))
+        return cls(tuple(values), tuple(counts))
+
+    def merge(self, other: Histogram) -> Histogram:
+        """The histogram of the voxels of both."""
+        if len(self.values) != len(other.values):
+            raise ValueError(f"histograms of {len(self.values)} and of {len(other.values)} channels cannot be merged")
+        values, counts = [], []
+        for c in range(len(self.values)):
+            both, place = np.unique(np.concatenate([self.values[c], other.values[c]]), return_inverse=True)
+            total = np.zeros(len(both), np.int64)
+            np.add.at(total, place, np.concatenate([self.counts[c], other.counts[c]]))
+            values.append(both)
+            counts.append(total)
+        return Histogram(tuple(values), tuple(counts))
+
+    def percentile(self, q: float) -> tuple[int, ...]:
+        """Per channel the smallest value such that at least q % of the non-zero voxels do not exceed it."""
+        if not 0 <= q <= 100:
+            raise ValueError(f"percentile {q} does not lie within 0 to 100")
+        found = []
+        for c, (values, counts) in enumerate(zip(self.values, self.counts, strict=True)):
+            if not len(values):
+                raise UserError(f"channel {c} of the sample is zero everywhere; leave it out of `channels`")
+            cumulative = np.cumsum(counts)
+            wanted = max(1, ceil(Fraction(str(q)) * int(cumulative[-1]) / 100))  # exact: 99.8 is no binary fraction
+            found.append(int(values[np.searchsorted(cumulative, wanted)]))
+        return tuple(found)
+
+    def constants(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The normalisation constants: per channel the 1st, and per channel the 99.8th percentile."""
+        return self.percentile(LOW_PERCENTILE), self.percentile(HIGH_PERCENTILE)
+
+    def save(self, path: Path) -> None:
+        """Write a small npz, whole or not at all; equal histograms give equal bytes."""
+        arrays = {f"values_{c}": v for c, v in enumerate(self.values)}
+        arrays |= {f"counts_{c}": n for c, n in enumerate(self.counts)}
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            with partial.open("wb") as file:
+                np.savez_compressed(file, allow_pickle=False, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise Failure(f"{path}: the histogram could not be written: {error.strerror}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Histogram:
+        """What `save` wrote; Failure where it is missing or damaged."""
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                channels = range(len(stored.files) // 2)
+                return cls(
+                    tuple(stored[f"values_{c}"] for c in channels), tuple(stored[f"counts_{c}"] for c in channels)
+                )
+        except Exception as error:  # zip, zlib and numpy have errors of their own
+            raise Failure(f"{path}: the histogram could not be read: {error}; run the conversion again") from error

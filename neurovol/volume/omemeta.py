@@ -1,0 +1,57 @@
+"""OME-Zarr 0.5 metadata of a volume (https://ngff.openmicroscopy.org/0.5/), as plain dictionaries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from neurovol.geometry import Zyx
+
+VERSION = "0.5"
+_COLOURS = ("00FF00", "FF0000", "0000FF", "FFFFFF")
+
+
+def multiscales(
+    name: str, voxel_size_um: tuple[float, float, float], factors: Sequence[Zyx], has_channels: bool, how: str
+) -> list[dict[str, Any]]:
+    """One image of 1 + len(factors) levels, lengths in micrometres.
+
+    The first voxel of a level that is coarser by f lies in the middle of f fine ones, so it is
+    translated by (f - 1) / 2 fine voxels:  | 0 | 1 |  becomes  |  0.5  |
+    """
+    axes: list[dict[str, str]] = [{"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"]
+    channel = [{"name": "c", "type": "channel"}] if has_channels else []
+    total = (1, 1, 1)
+    datasets = []
+    for level, step in enumerate([(1, 1, 1), *factors]):
+        total = (total[0] * step[0], total[1] * step[1], total[2] * step[2])
+        scale = [1.0] * has_channels + [s * f for s, f in zip(voxel_size_um, total, strict=True)]
+        shift = [0.0] * has_channels + [s * (f - 1) / 2 for s, f in zip(voxel_size_um, total, strict=True)]
+        transformations: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
+        if level:
+            transformations.append({"type": "translation", "translation": shift})
+        datasets.append({"path": str(level), "coordinateTransformations": transformations})
+    return [{"name": name, "type": how, "axes": [*channel, *axes], "datasets": datasets}]
+
+
+def omero(windows: Sequence[tuple[float, float]], largest: int) -> dict[str, Any]:
+    """How viewers show the channels at first: from each window's start (black) to its end (full colour)."""
+    colours = _COLOURS if len(windows) > 1 else ("FFFFFF",)
+    channels = [
+        {
+            "label": f"channel {c}",
+            "color": colours[c % len(colours)],
+            "active": True,
+            "coefficient": 1,
+            "family": "linear",
+            "inverted": False,
+            "window": {"min": 0, "max": largest, "start": start, "end": max(end, start + 1)},
+        }
+        for c, (start, end) in enumerate(windows)
+    ]
+    return {"name": "", "channels": channels, "rdefs": {"model": "color" if len(windows) > 1 else "greyscale"}}
+
+
+def image_label() -> dict[str, Any]:
+    """Marks a group as the labels of the image two groups up."""
+    return {"version": VERSION, "source": {"image": "../../"}}

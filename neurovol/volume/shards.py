@@ -1,0 +1,126 @@
+"""Reading boxes from, and writing whole shards to, the volumes of the store."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from neurovol.errors import DiskFull, Failure
+from neurovol.geometry import AXES, Box, Receipt, Zyx, shard_keys
+from neurovol.volume.stored import VolumeInfo, open_volume, shard_size, sync_to_disk
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@dataclass(frozen=True)
+class VolumeReader:
+    """Reads boxes of one level; refuses an incomplete volume unless asked."""
+
+    path: str
+    level: int = 0
+    allow_incomplete: bool = False
+
+    def read(self, box: Box, channels: tuple[int, ...] | None = None) -> NDArray[Any]:
+        """(c, z, y, x), all channels by default; (z, y, x) of a volume without a channel axis.
+
+        Failure where a shard is missing or damaged; never zeros in its place.
+        """
+        info, array = _opened(self.path, self.level, _version(self.path, self.level), self.allow_incomplete)
+        volume = info.level_shape(self.level)
+        if not Box.of_shape(volume).contains(box):
+            raise ValueError(f"box {box.pairs} leaves level {self.level} of {self.path}, which has the shape {volume}")
+        _check_shards(info, self.level, box)
+        try:
+            if channels is None or info.channels is None:
+                return np.asarray(array[(..., *box.slices)])
+            return np.stack([np.asarray(array[(c, *box.slices)]) for c in channels])
+        except MemoryError:
+            raise
+        except Exception as error:  # codecs have errors of their own
+            raise Failure(
+                f"{self.path}: level {self.level}, box {box.pairs} (z, y, x) could not be read: {error}; "
+                f"the volume is damaged there: make it again with --redo, or restore it"
+            ) from error
+
+
+@dataclass(frozen=True)
+class VolumeWriter:
+    """Writes whole shards of one level, all channels at once; no locks, for no shard is written by two blocks."""
+
+    path: str
+    level: int = 0
+
+    def write(self, box: Box, array: NDArray[Any]) -> Receipt:
+        """Write a box, and return once it is durably on disk.
+
+        Old shards are removed unread, so that damaged ones can be replaced. ValueError where the box
+        is not whole shards or the array is not of its shape and dtype; Failure where the disk is full.
+        """
+        info, stored = _opened(self.path, self.level, _version(self.path, self.level), True)
+        shard = info.shard(self.level)
+        _check_whole_shards(box, shard, info.level_shape(self.level))
+        shape = box.shape if info.channels is None else (info.channels, *box.shape)
+        if array.shape != shape or array.dtype != info.dtype:
+            raise ValueError(f"{self.path}: {array.dtype} of shape {array.shape} is not {info.dtype} of shape {shape}")
+        array = np.ascontiguousarray(array)
+        files = [info.shard_file(self.level, key) for key in shard_keys(box, shard)]
+        try:
+            for file in files:
+                file.unlink(missing_ok=True)
+            stored[(..., *box.slices)] = array
+            sync_to_disk([file for file in files if file.exists()], info.path / str(self.level))
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise DiskFull(
+                    f"{self.path}: disk full: {error.strerror}; free space and run again, finished blocks are kept"
+                ) from error
+            raise Failure(f"{self.path}: box {box.pairs} could not be written: {error}") from error
+        return Receipt(box, google_crc32c.value(array.tobytes()))
+
+
+def _check_whole_shards(box: Box, shard: Zyx, volume: Zyx) -> None:
+    for axis, (start, stop), step, end in zip(AXES, box.pairs, shard, volume, strict=True):
+        if start % step or (stop % step and stop != end) or stop > end or start == stop:
+            raise ValueError(
+                f"axis {axis}: {start} to {stop} is not a whole number of shards of {step} "
+                f"in a volume of {end}, so two blocks would write one shard"
+            )
+
+
+def _check_shards(info: VolumeInfo, level: int, box: Box) -> None:
+    """Refuse what zarr would read as zeros: shards that are missing, or empty after a torn write."""
+    for key in shard_keys(box, info.shard(level)) if box.size else ():
+        file = info.shard_file(level, key)
+        if shard_size(file) == 0 and (info.must_exist(level, key) or file.exists()):
+            raise Failure(
+                f"{file}: the shard is {'empty' if file.exists() else 'missing'}, though it was written; "
+                f"the volume is damaged there: make it again with --redo, or restore it"
+            )
+
+
+def _version(path: str, level: int) -> tuple[tuple[int, int], ...]:
+    """Changes when the volume at that path is another one, or has been finished meanwhile."""
+    files = (Path(path) / "zarr.json", Path(path) / str(level) / "zarr.json")
+    try:
+        return tuple((found.st_ino, found.st_mtime_ns) for found in (file.stat() for file in files))
+    except (FileNotFoundError, NotADirectoryError):
+        open_volume(Path(path), allow_incomplete=True)  # says what is wrong
+        raise ValueError(f"{path}: the volume has no level {level}") from None
+
+
+@lru_cache(maxsize=32)
+def _opened(
+    path: str, level: int, version: tuple[tuple[int, int], ...], allow_incomplete: bool
+) -> tuple[VolumeInfo, zarr.Array[Any]]:
+    info = open_volume(Path(path), allow_incomplete)
+    array = zarr.open_array(str(Path(path) / str(level)), mode="r+", zarr_format=3)
+    # without this a shard of zeros is not written, and could not be told from one that is lost
+    return info, array.with_config({"write_empty_chunks": True})

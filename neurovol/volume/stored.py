@@ -1,0 +1,143 @@
+"""The record of a volume in the store: its geometry, and whether it is complete; durable writes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurovol.errors import UserError
+from neurovol.geometry import Box, Zyx, ceil_div, fitted_shard, zyx
+
+VoxelSize = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class VolumeInfo:
+    """A volume of the store, as its own record tells it; shapes in z, y, x."""
+
+    path: Path
+    shape: Zyx
+    channels: int | None  # None: the arrays have no channel axis
+    dtype: np.dtype[Any]
+    voxel_size_um: VoxelSize
+    chunk: Zyx
+    full_shard: Zyx  # before it is fitted to a level
+    factors: tuple[Zyx, ...]  # by what each level is coarser than the one below, from level 1 on
+    sparse: bool  # a shard missing outside the recorded boxes is all zero; otherwise it is an error
+    complete: bool
+    attributes: dict[str, Any]
+
+    @property
+    def levels(self) -> int:
+        return 1 + len(self.factors)
+
+    def level_shape(self, level: int) -> Zyx:
+        """(z, y, x) of a level."""
+        shape = self.shape
+        for factors in self.factors[:level]:
+            shape = ceil_div(shape, factors)
+        return shape
+
+    def shard(self, level: int) -> Zyx:
+        """What lies in one file of a level, z, y, x; all channels."""
+        return fitted_shard(self.level_shape(level), self.chunk, self.full_shard)
+
+    def must_exist(self, level: int, key: Zyx) -> bool:
+        """Whether a missing shard is an error: of a sparse volume only where its recorded `boxes` were written."""
+        if not self.sparse:
+            return True
+        shard = Box(key, zyx(k + 1 for k in key)).upsampled(self.shard(level))
+        boxes = [Box.from_pairs(pairs) for pairs in self.attributes.get("boxes", ())]
+        for factors in self.factors[:level]:
+            boxes = [box.downsampled(factors) for box in boxes]
+        return any(box.intersect(shard).size for box in boxes)
+
+    def shard_file(self, level: int, key: Zyx) -> Path:
+        """The file of the shard at that grid position."""
+        channel = () if self.channels is None else (0,)
+        return self.path.joinpath(str(level), "c", *map(str, (*channel, *key)))
+
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """What must agree for a half-written volume to be continued, JSON-able."""
+        return {
+            "shape": list(self.shape),
+            "channels": self.channels,
+            "dtype": self.dtype.name,
+            "voxel_size_um": list(self.voxel_size_um),
+            "chunk": list(self.chunk),
+            "shard": list(self.full_shard),
+            "factors": [list(f) for f in self.factors],
+            "sparse": self.sparse,
+        }
+
+
+def open_volume(path: Path, allow_incomplete: bool = False) -> VolumeInfo:
+    """What lies at a path; a UserError where it is no volume of ours, or incomplete and that is not asked for."""
+    path = Path(path)
+    try:
+        ours = read_group(path)["neurovol"]
+        geometry = ours["geometry"]
+        z, y, x = geometry["voxel_size_um"]
+        info = VolumeInfo(
+            path,
+            zyx(geometry["shape"]),
+            geometry["channels"],
+            np.dtype(geometry["dtype"]),
+            (z, y, x),
+            zyx(geometry["chunk"]),
+            zyx(geometry["shard"]),
+            tuple(zyx(f) for f in geometry["factors"]),
+            geometry["sparse"],
+            ours["complete"],
+            ours["attributes"],
+        )
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no volume; run the stage that makes it first") from None
+    except (KeyError, TypeError, ValueError, NotADirectoryError):
+        raise UserError(f"{path}: this is no volume made by neurovol; choose another path or move it away") from None
+    if not info.complete and not allow_incomplete:
+        raise UserError(f"{path}: is incomplete, the stage that makes it has not finished; run that stage again")
+    return info
+
+
+def shard_size(file: Path) -> int:
+    """Bytes of a shard's file, 0 where there is none."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def read_group(folder: Path) -> dict[str, Any]:
+    attributes = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+    if not isinstance(attributes, dict):
+        raise TypeError("attributes")
+    return attributes
+
+
+def write_group(folder: Path, attributes: dict[str, Any]) -> None:
+    """A zarr v3 group's metadata, durable and whole or not at all."""
+    text = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}, indent=2)
+    partial = folder / f"zarr.json.{os.getpid()}.partial"
+    partial.write_text(text, encoding="utf-8")
+    sync_to_disk([partial], folder)
+    partial.replace(folder / "zarr.json")
+    sync_to_disk([], folder)
+
+
+def sync_to_disk(files: Sequence[Path], top: Path) -> None:
+    """fsync files, and every folder from theirs up to `top`: new names are durable only with their folder."""
+    folders = {top, *(parent for file in files for parent in file.parents if parent.is_relative_to(top))}
+    for path in [*files, *sorted(folders, reverse=True)]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,78 @@
+"""Exact histograms, and the constants taken from them."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neurovol.errors import Failure, UserError
+from neurovol.volume.histogram import Histogram
+
+
+def _volume(seed: int, dtype=np.uint16) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 300 if dtype == np.uint16 else 256, (2, 5, 7, 11)).astype(dtype)
+
+
+def _as_lists(histogram: Histogram) -> list:
+    return [(v.tolist(), n.tolist()) for v, n in zip(histogram.values, histogram.counts, strict=True)]
+
+
+def test_zeros_are_left_out_and_all_else_is_counted():
+    array = np.array([0, 0, 3, 65535, 3], np.uint16).reshape(1, 1, 1, 5)
+    assert _as_lists(Histogram.of(array)) == [([3, 65535], [2, 1])]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=4), st.sampled_from([np.uint8, np.uint16]))
+def test_merged_blocks_equal_the_whole(seeds, dtype):
+    volumes = [_volume(seed, dtype) for seed in seeds]
+    total = Histogram.empty(2)
+    for volume in volumes:
+        total = total.merge(Histogram.of(volume))
+    assert _as_lists(total) == _as_lists(Histogram.of(np.concatenate(volumes, axis=1)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 255), min_size=1, max_size=50), st.integers(0, 1000))
+def test_a_percentile_is_the_smallest_value_that_reaches_the_share(values, tenths):
+    array = np.array(values, np.uint8).reshape(1, 1, 1, -1)
+    (found,) = Histogram.of(array).percentile(tenths / 10)
+    reached = [v for v in sorted(values) if sum(w <= v for w in values) * 1000 >= tenths * len(values)]
+    assert found == reached[0]
+
+
+def test_the_constants_are_the_1st_and_998th_per_mille():
+    array = np.stack([np.arange(1, 1001), np.arange(1001, 2001)]).astype(np.uint16).reshape(2, 10, 10, 10)
+    assert Histogram.of(array).constants() == ((10, 1010), (998, 1998))
+
+
+def test_an_empty_channel_is_named():
+    array = _volume(0)
+    array[1] = 0
+    with pytest.raises(UserError, match="channel 1 of the sample is zero everywhere"):
+        Histogram.of(array).constants()
+
+
+def test_what_is_saved_is_loaded_and_equal_histograms_give_equal_bytes(tmp_path):
+    histogram = Histogram.of(_volume(1))
+    histogram.save(tmp_path / "a.npz")
+    histogram.save(tmp_path / "b.npz")
+    assert _as_lists(Histogram.load(tmp_path / "a.npz")) == _as_lists(histogram)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "b.npz"]
+
+
+def test_a_damaged_or_missing_file_is_a_failure(tmp_path):
+    Histogram.of(_volume(1)).save(tmp_path / "a.npz")
+    content = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(content[: len(content) // 2])
+    for name in ("a.npz", "nothing.npz"):
+        with pytest.raises(Failure, match=f"{name}: the histogram could not be read"):
+            Histogram.load(tmp_path / name)
+
+
+def test_other_types_and_channel_counts_are_refused():
+    with pytest.raises(ValueError, match="float64"):
+        Histogram.of(np.zeros((1, 2, 2, 2)))
+    with pytest.raises(ValueError, match="of 2 and of 1 channels"):
+        Histogram.empty(2).merge(Histogram.empty(1))
