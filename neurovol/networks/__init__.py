@@ -1,0 +1,1 @@
+"""What is learned: networks and their checkpoints. Knows no Dask, no Zarr, no Prefect."""
