@@ -1,0 +1,1 @@
+"""How it is learned: patches, augmentation, loss and the loop."""
