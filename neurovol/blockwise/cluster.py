@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import dask
 from distributed import Client, LocalCluster
 
 from neurovol.errors import Failure
@@ -39,23 +38,36 @@ def open_client(settings: ClusterSettings) -> Iterator[Client]:
         with _connected(str(settings.address)) as client:
             yield client
         return
+    _quieten()
     threads = str(thread_count(settings))
-    quiet = {"distributed.worker.daemon": True, "distributed.admin.tick.limit": "60s"}
+    environment = dict(os.environ)
     # one Dask thread a worker: a block's own arithmetic is what uses the cores
     with (
-        dask.config.set(quiet),
         LocalCluster(
             n_workers=worker_count(settings),
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
-            env=dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads),
+            env={
+                **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads),
+                "DASK_LOGGING__DISTRIBUTED": "critical",
+            },
         ) as cluster,
         Client(cluster) as client,
     ):
+        # Dask leaves OMP_NUM_THREADS=1 and more behind in this process, and in all that it starts
+        os.environ.clear()
+        os.environ.update(environment)
         yield client
+
+
+def _quieten() -> None:
+    """Dask narrates every connection; what matters of a block stands in the ledger."""
+    for name in logging.root.manager.loggerDict:
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @contextmanager

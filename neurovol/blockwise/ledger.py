@@ -171,7 +171,8 @@ class Ledger:
         self.rows = dict(record.rows) if record else {}
         self.finished = record.finished if record else None
         self._unsynced = 0
-        self._synced_at = time.monotonic()
+        self._began = self._synced_at = time.monotonic()
+        self._earlier_s = record.seconds if record else 0.0
         if record is None:
             self._write({"header": vars(header)})
             self.sync()
@@ -204,10 +205,14 @@ class Ledger:
             self.sync()
 
     def finish(self, **values: Json) -> None:
-        """The completion mark: everything of the step is done and durable."""
+        """The completion mark: everything of the step is done and durable.
+
+        Seconds are the wall's since the ledger was opened, and the blocks' own of runs before.
+        """
         self.sync()
-        self.finished = values
-        self._write({"finished": values})
+        seconds = round(self._earlier_s + time.monotonic() - self._began, 3)
+        self.finished = {"seconds": seconds, **values}
+        self._write({"finished": self.finished})
         self.sync()
 
     def _write(self, value: Json) -> None:

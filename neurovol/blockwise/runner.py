@@ -37,6 +37,10 @@ class Attempt:
     hopeless: bool = False  # trying again cannot help
     disk_full: bool = False
 
+    @property
+    def last_line(self) -> str:
+        return (self.error or "").strip().rpartition("\n")[2]
+
 
 def attempt(task: BlockTask, block: Block, number: int) -> Attempt:
     """Run a task on one block, on a worker; never raises, so that Dask does not judge failures."""
@@ -91,23 +95,44 @@ def _lost(future: Future[Attempt], block: Block, number: int) -> Attempt:
     return Attempt(block, number, 0.0, error=f"the worker was lost: {future.exception()}")
 
 
+class Meter:
+    """Counts the blocks and voxels of a step, and reports at a bounded rate."""
+
+    def __init__(self, ledger: Ledger, report: Report = silent) -> None:
+        self.ledger, self.report = ledger, report
+        self.already = len(ledger.done)
+        self.voxels = 0
+        self.start = time.monotonic()
+        self.said_at = 0.0
+        self.say()
+
+    def add(self, block: Block) -> None:
+        self.voxels += block.write.size
+        if time.monotonic() - self.said_at > REPORT_SECONDS:
+            self.say()
+
+    def say(self) -> None:
+        self.said_at = time.monotonic()
+        done, header = len(self.ledger.done), self.ledger.header
+        here, seconds = done - self.already, self.said_at - self.start
+        self.report(Progress(header.step, done, header.total, "blocks", here, seconds, self.voxels))
+
+
 def run_blocks(
     client: Client,
     task: BlockTask,
     blocks: Sequence[Block],
-    ledger: Ledger,
+    meter: Meter,
     *,
     retries: int = 2,
-    report: Report = silent,
 ) -> None:
-    """Run `task` on every block that the ledger does not call done.
+    """Run `task` on every block that the meter's ledger does not call done.
 
     A block that fails is tried again `retries` times, then quarantined with its traceback; all
     others finish. Raises Failure in the end if any is quarantined, and at once if the disk is full.
     """
+    ledger = meter.ledger
     todo = [b for b in blocks if b.index not in ledger.done]
-    meter = _Meter(ledger.header.step, len(blocks), len(blocks) - len(todo), report)
-    meter.say()
     submission = _Submission(client, task, todo)
     try:
         for result in submission:
@@ -124,7 +149,7 @@ def run_blocks(
             elif result.disk_full:
                 raise DiskFull(result.error)
             elif result.hopeless or result.number > retries:
-                log.error("%s: block %d quarantined: %s", ledger.header.step, result.block.index, result.error)
+                log.error("%s: block %d set aside: %s", ledger.header.step, result.block.index, result.last_line)
                 ledger.append(
                     result.block.index,
                     "quarantined",
@@ -134,7 +159,7 @@ def run_blocks(
                 )
             else:
                 log.warning(
-                    "%s: block %d failed, trying again: %s", ledger.header.step, result.block.index, result.error
+                    "%s: block %d failed, trying again: %s", ledger.header.step, result.block.index, result.last_line
                 )
                 submission.again.append((result.block, result.number + 1))
     finally:
@@ -142,29 +167,6 @@ def run_blocks(
         ledger.sync()
     meter.say()
     _refuse_quarantined(ledger, len(blocks))
-
-
-class _Meter:
-    """Counts blocks and voxels, and reports at a bounded rate."""
-
-    def __init__(self, step: str, total: int, already: int, report: Report) -> None:
-        self.step, self.total, self.already, self.report = step, total, already, report
-        self.here = self.voxels = 0
-        self.start = time.monotonic()
-        self.said_at = 0.0
-
-    def add(self, block: Block) -> None:
-        self.here += 1
-        self.voxels += block.write.size
-        if time.monotonic() - self.said_at > REPORT_SECONDS:
-            self.say()
-
-    def say(self) -> None:
-        self.said_at = time.monotonic()
-        seconds = self.said_at - self.start
-        self.report(
-            Progress(self.step, self.already + self.here, self.total, "blocks", self.here, seconds, self.voxels)
-        )
 
 
 def _refuse_quarantined(ledger: Ledger, total: int) -> None:

@@ -76,11 +76,11 @@ def bf16_is_fast(device: str = "cpu") -> bool:
 
 
 def candidates(wanted: Literal["auto", "fp32", "bf16"], device: str = "cpu") -> tuple[Precision, ...]:
-    """What a setting leaves to choose from, the likely fastest first."""
-    bf16, fp32 = Precision("bf16", True), (Precision("fp32", True), Precision("fp32", False))
-    if wanted == "bf16":
-        return (bf16,)
-    return (bf16, *fp32) if wanted == "auto" and bf16_is_fast(device) else fp32
+    """What a setting leaves to choose from, the likely fastest first; a precision that is set leaves one."""
+    bf16, fp32 = Precision("bf16", True), Precision("fp32", True)
+    if wanted != "auto":
+        return (bf16 if wanted == "bf16" else fp32,)
+    return (*((bf16,) if bf16_is_fast(device) else ()), fp32, Precision("fp32", False))
 
 
 def choose_precision(

@@ -91,5 +91,6 @@ def reestimate_batch_norm(model: nn.Module, images: Iterable[Tensor], precision:
 
 
 def _on(device: torch.device, batch: tuple[Tensor, ...], precision: Precision) -> tuple[Tensor, ...]:
-    image, *targets = (tensor.to(device, non_blocking=True) for tensor in batch)
+    # copied even on the CPU: numpy's memory is aligned now so, now so, and sums round by alignment
+    image, *targets = (tensor.to(device, non_blocking=True, copy=True) for tensor in batch)
     return (precision.lay_out(image), *targets)

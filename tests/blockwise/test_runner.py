@@ -9,7 +9,7 @@ import pytest
 from distributed import Client
 
 from neurovol.blockwise.ledger import Header, Ledger, read_ledger
-from neurovol.blockwise.runner import run_blocks
+from neurovol.blockwise.runner import Meter, run_blocks
 from neurovol.errors import DiskFull, Failure, UserError
 from neurovol.geometry import Block, BlockGrid, Receipt
 from neurovol.progress import Progress
@@ -46,7 +46,7 @@ def attempts(folder: Path, index: int) -> int:
 
 def test_every_block_runs_once_and_is_recorded(client: Client, tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
-        run_blocks(client, Touch(str(tmp_path)), list(GRID), ledger)
+        run_blocks(client, Touch(str(tmp_path)), list(GRID), Meter(ledger))
     record = read_ledger(tmp_path / "l.jsonl")
     assert record is not None
     assert record.done == set(range(32))
@@ -57,9 +57,9 @@ def test_every_block_runs_once_and_is_recorded(client: Client, tmp_path: Path) -
 
 def test_a_restarted_run_does_only_the_rest(client: Client, tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
-        run_blocks(client, Touch(str(tmp_path)), list(GRID)[:13], ledger)
+        run_blocks(client, Touch(str(tmp_path)), list(GRID)[:13], Meter(ledger))
     with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
-        run_blocks(client, Touch(str(tmp_path)), list(GRID), ledger)
+        run_blocks(client, Touch(str(tmp_path)), list(GRID), Meter(ledger))
         assert ledger.done == set(range(32))
     assert all(attempts(tmp_path, i) == 1 for i in range(32))
 
@@ -69,7 +69,7 @@ def test_a_poisoned_block_is_set_aside_and_all_others_finish(client: Client, tmp
         Ledger(tmp_path / "l.jsonl", HEADER) as ledger,
         pytest.raises(Failure, match=r"1 of 32 blocks failed.*block 5 at.*ZeroDivisionError: slice 12 is torn"),
     ):
-        run_blocks(client, Touch(str(tmp_path), 5, "bug"), list(GRID), ledger, retries=2)
+        run_blocks(client, Touch(str(tmp_path), 5, "bug"), list(GRID), Meter(ledger), retries=2)
     record = read_ledger(tmp_path / "l.jsonl")
     assert record is not None
     assert record.done == set(range(32)) - {5}
@@ -80,28 +80,28 @@ def test_a_poisoned_block_is_set_aside_and_all_others_finish(client: Client, tmp
 
 def test_a_rerun_tries_only_what_was_set_aside(client: Client, tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.jsonl", HEADER) as ledger, pytest.raises(Failure):
-        run_blocks(client, Touch(str(tmp_path), 5, "bug"), list(GRID), ledger, retries=0)
+        run_blocks(client, Touch(str(tmp_path), 5, "bug"), list(GRID), Meter(ledger), retries=0)
     with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
-        run_blocks(client, Touch(str(tmp_path)), list(GRID), ledger, retries=0)
+        run_blocks(client, Touch(str(tmp_path)), list(GRID), Meter(ledger), retries=0)
     assert attempts(tmp_path, 5) == 2
     assert attempts(tmp_path, 6) == 1
 
 
 def test_a_block_that_fails_once_succeeds_at_the_second_attempt(client: Client, tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
-        run_blocks(client, Touch(str(tmp_path), 5, "bug", heals=True), list(GRID), ledger)
+        run_blocks(client, Touch(str(tmp_path), 5, "bug", heals=True), list(GRID), Meter(ledger))
         assert ledger.rows[5]["attempt"] == 2
 
 
 def test_a_users_mistake_is_not_tried_again(client: Client, tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.jsonl", HEADER) as ledger, pytest.raises(Failure, match="slice 12 is torn"):
-        run_blocks(client, Touch(str(tmp_path), 5, "user"), list(GRID), ledger)
+        run_blocks(client, Touch(str(tmp_path), 5, "user"), list(GRID), Meter(ledger))
     assert attempts(tmp_path, 5) == 1
 
 
 def test_a_full_disk_ends_the_run_at_once_and_keeps_what_is_done(client: Client, tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.jsonl", HEADER) as ledger, pytest.raises(DiskFull):
-        run_blocks(client, Touch(str(tmp_path), 5, "disk"), list(GRID), ledger)
+        run_blocks(client, Touch(str(tmp_path), 5, "disk"), list(GRID), Meter(ledger))
     record = read_ledger(tmp_path / "l.jsonl")
     assert record is not None
     assert 5 not in record.done
@@ -110,13 +110,13 @@ def test_a_full_disk_ends_the_run_at_once_and_keeps_what_is_done(client: Client,
 
 def test_a_block_survives_the_death_of_its_worker(client: Client, tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
-        run_blocks(client, Touch(str(tmp_path), 5, "kill", heals=True), list(GRID), ledger)
+        run_blocks(client, Touch(str(tmp_path), 5, "kill", heals=True), list(GRID), Meter(ledger))
         assert ledger.done == set(range(32))
 
 
 def test_progress_ends_at_the_total(client: Client, tmp_path: Path) -> None:
     said: list[Progress] = []
     with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
-        run_blocks(client, Touch(str(tmp_path)), list(GRID), ledger, report=said.append)
+        run_blocks(client, Touch(str(tmp_path)), list(GRID), Meter(ledger, said.append))
     assert (said[0].done, said[-1].done, said[-1].total) == (0, 32, 32)
     assert said[-1].voxels == 7 * 13 * 31
