@@ -5,11 +5,13 @@ Defaults exist here and nowhere else. Models are frozen; lengths are voxels unle
 
 from __future__ import annotations
 
+import os
+import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from neurovol.errors import UserError
 from neurovol.geometry import Box, round_up
@@ -28,6 +30,19 @@ def _ordered(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
     return pairs
 
 
+def _expanded(path: Any) -> Any:
+    """`${NAME}` in a path replaced by the environment variable of that name."""
+    if not isinstance(path, str):
+        return path
+    missing = [name for name in re.findall(r"\$\{(\w+)\}", path) if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"names the environment variable {missing[0]}, which is not set; set it, or write the path out"
+        )
+    return re.sub(r"\$\{(\w+)\}", lambda found: os.environ[found[1]], path)
+
+
+FilePath = Annotated[Path, BeforeValidator(_expanded)]
 BoxPairs = Annotated[tuple[tuple[int, int], tuple[int, int], tuple[int, int]], AfterValidator(_ordered)]
 
 
@@ -49,7 +64,7 @@ class Sample(Section):
     """One piece of tissue: where its stack lies and how large its voxels are."""
 
     name: Name = Field(description="Name of the sample, also of its folder")
-    source: Path | None = Field(
+    source: FilePath | None = Field(
         None, description="TIFF file, or folder with one TIFF per z-slice, relative to the project file"
     )
     phantom: Phantom | None = Field(None, description="A phantom in place of a source")
@@ -84,7 +99,9 @@ class Annotation(Section):
     """What an expert drew: an image of labels, and where it lies in its sample."""
 
     sample: Name = Field(description="The sample it belongs to")
-    source: Path | Literal["phantom"] = Field(description='TIFF, or folder of slices; "phantom" for a phantom\'s truth')
+    source: Annotated[str, AfterValidator(_expanded)] = Field(
+        description='TIFF, or folder of slices; "phantom" for a phantom\'s truth'
+    )
     box: BoxPairs | None = Field(None, description="Where it lies: z, y, x ranges; default the whole sample")
     slices: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None, description="Annotated planes, counted within the box; default all"
@@ -114,6 +131,9 @@ class PseudolabelSettings(Section):
     batch: int = Field(256, ge=2, description="Pixels per step, half of them neurons")
     learning_rate: float = Field(1e-3, gt=0, description="Adam's learning rate")
     dropout: float = Field(0.5, ge=0, lt=1, description="Dropout after the fully connected layers")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Arithmetic of training; auto: the faster in a short trial at start, recorded"
+    )
     prior: Literal["corrected", "balanced"] = Field(
         "corrected",
         description="Training draws as many neuron as background pixels; "
@@ -166,7 +186,7 @@ class TrainSettings(Section):
 class SegmentSettings(Section):
     """The U-Net over whole samples, window by window."""
 
-    checkpoint: Path | None = Field(None, description="A trained model's folder, in place of training")
+    checkpoint: FilePath | None = Field(None, description="A trained model's folder, in place of training")
     window: PositiveZyx = Field((64, 128, 128), description="Voxels written per window; its read is larger by the halo")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Arithmetic; auto: the faster in a short trial at start, recorded"
@@ -178,6 +198,11 @@ class EvaluateSettings(Section):
     """How predictions are scored on the test annotations."""
 
     threshold: float = Field(0.5, gt=0, lt=1, description="A voxel is neuron if its probability is at least this")
+
+    reference: str = Field(
+        "",
+        description="What the test annotations are, if not an expert's own drawing; shown beside every figure",
+    )
 
 
 class ClusterSettings(Section):
@@ -218,7 +243,7 @@ class ProjectSettings(Section):
     """A whole project file."""
 
     name: Name = Field(description="Name of the project, also of its folder in the store")
-    store: Path = Field(Path("stores"), description="Where everything goes, relative to the project file")
+    store: FilePath = Field(Path("stores"), description="Where everything goes, relative to the project file")
     samples: tuple[Sample, ...] = Field(min_length=1)
     annotations: tuple[Annotation, ...] = ()
     convert: StoreSettings = StoreSettings()
@@ -256,6 +281,22 @@ class ProjectSettings(Section):
         raise UserError(f'there is no sample "{name}"; the project declares {", ".join(s.name for s in self.samples)}')
 
 
+class Overrides(Section):
+    """Sections to use in place of the project file's; those left out are as the file says."""
+
+    convert: StoreSettings | None = Field(None, description="Chunks and shards of the store")
+    pseudolabel: PseudolabelSettings | None = Field(None, description="The 2D CNN and its pseudo-labels")
+    train: TrainSettings | None = Field(None, description="The 3D U-Net's training")
+    segment: SegmentSettings | None = Field(None, description="The U-Net over whole samples")
+    evaluate: EvaluateSettings | None = Field(None, description="Scoring on the test annotations")
+    cluster: ClusterSettings | None = Field(None, description="Where blocks are computed")
+
+    @property
+    def tables(self) -> dict[str, Any]:
+        """The sections given, as tables of a project file."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
 def box_of(pairs: BoxPairs | None, whole: Zyx) -> Box:
     """The box that a setting declares, the whole volume by default."""
     return Box.from_pairs(pairs) if pairs is not None else Box.of_shape(whole)
@@ -275,6 +316,17 @@ def explained(error: ValidationError, file: str) -> str:
         value = "" if problem["type"] == "missing" or isinstance(problem["input"], dict) else f" = {problem['input']!r}"
         lines.append(f"{file}: {field}{value}: {rule}")
     return "\n".join(lines)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def checked(model: type[Model], where: str, **values: Any) -> Model:
+    """A model of these values; a UserError that names `where`, field, value and rule."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(explained(error, where)) from None
 
 
 def with_overrides(raw: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -313,7 +365,4 @@ def load_settings(file: Path, overrides: dict[str, Any] | None = None) -> Projec
         raise UserError(f"{file}: a folder, not a project file; give the path of a project.toml") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not valid TOML: {error}") from None
-    try:
-        return ProjectSettings.model_validate(with_overrides(raw, overrides or {}))
-    except ValidationError as error:
-        raise UserError(explained(error, str(file))) from None
+    return checked(ProjectSettings, str(file), **with_overrides(raw, overrides or {}))

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurovol.geometry import (
-    Box,
     BlockGrid,
+    Box,
     Zyx,
     ceil_div,
     check_halo,
@@ -51,7 +51,7 @@ def test_blocks_meeting_boxes_are_those_that_share_a_voxel(volume: Zyx, block: Z
 
 
 def test_a_block_of_broken_shards_is_refused_with_the_right_one_named() -> None:
-    with pytest.raises(ValueError, match="block 10 is not a whole number of shards of 4.*use 12"):
+    with pytest.raises(ValueError, match=r"block 10 is not a whole number of shards of 4.*use 12"):
         BlockGrid((31, 31, 31), (8, 10, 8), (4, 4, 4))
 
 
@@ -139,7 +139,7 @@ def test_boxes_that_share_a_face_touch_and_a_gap_parts_them() -> None:
 
 
 def test_a_backward_box_is_an_error() -> None:
-    with pytest.raises(ValueError, match="lies beyond its stop"):
+    with pytest.raises(ValueError, match=r"lies beyond its stop"):
         Box((0, 5, 0), (1, 4, 1))
 
 

@@ -1,0 +1,36 @@
+# `make demo` and `make test` do everything on a fresh clone; they need Python >= 3.11 and the network for packages.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Prefect's database of the demo, so that `make ui` can show its runs again
+export PREFECT_HOME ?= $(CURDIR)/.prefect
+
+.PHONY: demo ui test check clean
+
+$(VENV)/installed: pyproject.toml deploy/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "neurovol needs Python 3.11 or newer; this is %s.%s: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed    ## three phantom samples through every stage, with report and Prefect UI
+	$(BIN)/neurovol phantom demo/raw/train-1.tif --seed 1 --truth demo/annotations/train-1.tif
+	$(BIN)/neurovol phantom demo/raw/train-2.tif --seed 2 --truth demo/annotations/train-2.tif
+	$(BIN)/neurovol phantom demo/raw/test.tif --seed 3 --contrast 0.8 --truth demo/annotations/test.tif
+	cp deploy/examples/demo.toml demo/project.toml
+	$(BIN)/python -m flows.local demo/project.toml
+
+ui: $(VENV)/installed      ## the Prefect UI over the demo's runs, until Ctrl-C
+	$(BIN)/python -m flows.local
+
+test: $(VENV)/installed    ## the tests
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(VENV)/installed   ## lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:                     ## remove what `make demo` made
+	rm -rf demo .prefect

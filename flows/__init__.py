@@ -1,0 +1,1 @@
+"""Verbs that Prefect schedules and shows; the only place that imports Prefect."""

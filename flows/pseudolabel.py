@@ -1,0 +1,28 @@
+"""Flow pseudolabel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+
+from flows.stage import run_stages
+from neurovol.settings import Overrides
+
+
+@flow(name="pseudolabel", flow_run_name="pseudolabel {project_file.parent.name}")
+def pseudolabel(
+    project_file: Path,
+    sample: str | None = None,
+    settings: Overrides | None = None,
+    redo: bool = False,
+) -> None:
+    """Train the 2D CNN on annotated pixels, and label the training boxes with it.
+
+    Args:
+        project_file: The project's TOML file.
+        sample: Only this sample; default all.
+        settings: Sections to use in place of the project file's.
+        redo: Build this stage's stale results anew, or all of its results if none is stale.
+    """
+    run_stages("pseudolabel", ("pseudolabel",), project_file, sample, redo, settings)

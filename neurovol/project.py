@@ -1,0 +1,214 @@
+"""A project on disk: where everything lies, and which steps are done, stale, begun or missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from neurovol.blockwise.ledger import differences, fingerprint, read_ledger
+from neurovol.errors import UserError
+from neurovol.settings import ProjectSettings, load_settings
+
+METHODS = ("cnn2d", "unet3d_sparse", "unet3d_pseudo")
+Kind = Literal["done", "begun", "stale", "missing"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to be made: from which inputs, recorded where, lying where."""
+
+    stage: str
+    subject: str  # a sample, a method, or nothing for the project as a whole
+    inputs: dict[str, Any]
+    ledger: Path
+    output: Path
+    replaces: Path | None = None  # the ledger of an earlier model, if no model has these inputs
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage} {self.subject}".strip()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.inputs)
+
+    @property
+    def beside(self) -> Step:
+        """The same step built beside its old output, to be swapped in when complete."""
+        return replace(self, ledger=_redo(self.ledger), output=_redo(self.output))
+
+
+def _redo(path: Path) -> Path:
+    return path.with_name(f"{path.name}.redo")
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a step is; `reasons` say what made it stale."""
+
+    kind: Kind
+    reasons: tuple[str, ...] = ()
+    done: int = 0
+    total: int = 0
+    quarantined: int = 0
+    seconds: float = 0.0
+
+
+def state_of(step: Step) -> State:
+    """Judge a step by its ledger alone: the ledger is the truth."""
+    record = read_ledger(step.ledger)
+    if record is None:
+        earlier = read_ledger(step.replaces) if step.replaces else None
+        if earlier is not None:
+            return State("stale", differences(earlier.header.inputs, step.inputs))
+        return State("missing")
+    kind: Kind = "begun"
+    reasons: tuple[str, ...] = ()
+    if record.header.inputs != step.inputs:
+        kind, reasons = "stale", differences(record.header.inputs, step.inputs)
+    elif record.finished is not None:
+        kind = "done"
+    finished = record.finished or {}
+    seconds = float(finished.get("seconds", record.seconds))
+    return State(kind, reasons, len(record.done), record.header.total, len(record.quarantined), seconds)
+
+
+def perform(step: Step, work: Callable[[Step], None], *, redo: bool = False) -> None:
+    """Bring a step to done: continue it, or with `redo` build it beside the old one and swap.
+
+    Raises UserError where the step is stale and `redo` was not asked for.
+    """
+    state = state_of(step)
+    if state.kind == "done" and not redo:
+        return
+    if state.kind == "stale" and not redo:
+        raise UserError(stale_text([(step, state)]))
+    if state.kind == "missing" or not step.ledger.exists() or (redo and state.kind == "begun"):
+        work(step)
+        return
+    beside = step.beside
+    record = read_ledger(beside.ledger)
+    if record is not None and record.header.inputs != step.inputs:
+        _remove(beside.output)
+        _remove(beside.ledger)
+    work(beside)
+    _swap(beside, step)
+
+
+def stale_text(stale: list[tuple[Step, State]]) -> str:
+    """Which steps (in order) were made from other inputs than the project's, and the way out."""
+    lines = [f"{step.name}: {'; '.join(state.reasons)}" for step, state in stale]
+    return (
+        "Stale, made from other inputs than the project file now gives, and never mixed with new results:\n  "
+        + "\n  ".join(lines)
+        + f"\nTo build these anew (the old output stays until the new one is complete): --redo {stale[0][0].stage}. "
+        "Or change the setting back."
+    )
+
+
+def _swap(new: Step, old: Step) -> None:
+    """Put a complete new output in the old one's place; the ledger moves last, as it is the truth."""
+    aside = old.output.with_name(f"{old.output.name}.old")
+    _remove(aside)
+    _remove(old.ledger)
+    if old.output.exists():
+        old.output.rename(aside)
+    new.output.rename(old.output)
+    if new.ledger.exists():  # a ledger inside its output moved with it
+        new.ledger.rename(old.ledger)
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a small file as a whole, durably: readers see the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project file and the folder that its results go to."""
+
+    file: Path
+    settings: ProjectSettings
+
+    @property
+    def root(self) -> Path:
+        """What paths in the project file are relative to."""
+        return self.file.parent
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.settings.store / self.settings.name
+
+    def sample_folder(self, sample: str) -> Path:
+        return self.folder / "samples" / sample
+
+    def image(self, sample: str) -> Path:
+        return self.sample_folder(sample) / "image.ome.zarr"
+
+    def label(self, sample: str, role: str) -> Path:
+        return self.image(sample) / "labels" / role
+
+    def histogram(self, sample: str) -> Path:
+        return self.sample_folder(sample) / "histogram.npz"
+
+    def ledger(self, sample: str, step: str) -> Path:
+        return self.sample_folder(sample) / "ledgers" / f"{step}.jsonl"
+
+    def probabilities(self, sample: str, model: str, *, test_boxes: bool = False) -> Path:
+        """Where a model's probabilities for a sample lie; baselines cover the test boxes only."""
+        network = model.split("_")[0].split("-")[0]
+        scope = ".test" if test_boxes else ""
+        return self.sample_folder(sample) / f"{network}@{model}{scope}.ome.zarr"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    def model(self, method: str, digest: str) -> Path:
+        """The folder of the model with these inputs; one of today's date where there is none yet."""
+        found = sorted((self.folder / "models").glob(f"{method}-*-{digest[:8]}"))
+        return found[0] if found else self.folder / "models" / f"{method}-{date.today():%Y%m%d}-{digest[:8]}"
+
+    @property
+    def current(self) -> dict[str, str]:
+        """Which model of each method reports and viewers show."""
+        file = self.folder / "state.json"
+        if not file.exists():
+            return {}
+        current: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))["current"]
+        return current
+
+    def promote(self, method: str, model: str) -> None:
+        """Make `model` the current one of its method."""
+        current = {**self.current, method: model}
+        write_atomically(self.folder / "state.json", json.dumps({"current": current}, indent=1))
+
+
+def open_project(file: Path, overrides: dict[str, Any] | None = None) -> Project:
+    """Read and check a project file; see `load_settings` for what can be wrong."""
+    return Project(file.absolute(), load_settings(file, overrides))

@@ -1,0 +1,155 @@
+"""How a stage covers a volume: reader, kernel and writer joined into the task of one block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from distributed import Client
+from numpy.typing import NDArray
+
+from neurovol.blockwise.ledger import Ledger
+from neurovol.blockwise.runner import BlockTask, Meter, run_blocks
+from neurovol.geometry import Block, BlockGrid, Box, Receipt, Zyx, ceil_div, windows
+from neurovol.progress import Report, silent
+from neurovol.volume.omezarr import VolumeInfo, VolumeReader, VolumeWriter, open_volume
+from neurovol.volume.pyramid import downsample
+from neurovol.volume.source import read_reflected
+
+Kernel = Callable[[NDArray[Any]], NDArray[np.float32]]  # raw (c, z, y, x) to probabilities (z, y, x)
+
+
+class Spec(Protocol):
+    """What a network's spec says of how it must be covered."""
+
+    @property
+    def halo(self) -> Zyx: ...
+    @property
+    def stride(self) -> Zyx: ...
+
+
+@dataclass(frozen=True)
+class Cover:
+    """Probabilities of a kernel over the blocks of a volume, window by window, as uint8 (p = value / 255).
+
+    Only `boxes` are computed, the rest of a block is 0. The float32 result equals one pass of the
+    kernel over the whole volume, reflected by the halo (invariant 2).
+    """
+
+    reader: VolumeReader
+    kernel: Kernel
+    writer: VolumeWriter
+    volume: Zyx
+    boxes: tuple[Box, ...]
+    window: Zyx
+    halo: Zyx
+    stride: Zyx
+
+    def __call__(self, block: Block) -> Receipt:
+        return self.writer.write(block.write, quantised(self.probabilities(block.write)))
+
+    def probabilities(self, box: Box) -> NDArray[np.float32]:
+        """float32 (z, y, x) of a box, before rounding."""
+        result = np.zeros(box.shape, np.float32)
+        for region in self.boxes:
+            for window in windows(region.intersect(box), self.window, self.halo, self.stride):
+                p = self.kernel(read_reflected(self.reader, window.read, self.volume))
+                result[window.write.within(box)] = p[window.write.within(window.read)]
+        return result
+
+    def window_count(self, blocks: Sequence[Block]) -> int:
+        """How many windows the blocks come to."""
+        cells = (
+            ceil_div(region.intersect(b.write).aligned(self.stride).shape, self.window)
+            for b in blocks
+            for region in self.boxes
+        )
+        return sum(prod(counts) for counts in cells)
+
+
+def quantised(p: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Probabilities as uint8, p = value / 255, to the nearest.
+
+    >>> quantised(np.array([0, 0.5, 1], np.float32)).tolist()
+    [0, 128, 255]
+    """
+    return (p * 255 + 0.5).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Downsample:
+    """A block of a pyramid level from the level below."""
+
+    below: VolumeReader
+    writer: VolumeWriter
+    volume_below: Zyx
+    factors: Zyx
+    how: Literal["mean", "max"]
+
+    def __call__(self, block: Block) -> Receipt:
+        finer = block.write.upsampled(self.factors).intersect(Box.of_shape(self.volume_below))
+        return self.writer.write(block.write, downsample(self.below.read(finer), self.factors, self.how))
+
+
+def grids(info: VolumeInfo) -> list[BlockGrid]:
+    """The blocks of each level: one shard each."""
+    return [BlockGrid(info.level_shape(n), info.shard(n), info.shard(n)) for n in range(info.levels)]
+
+
+def level_blocks(info: VolumeInfo, boxes: Sequence[Box] | None = None) -> list[list[Block]]:
+    """Per level the blocks that hold any of `boxes` (level 0 voxels; default all), numbered on through the levels."""
+    all_grids = grids(info)
+    offsets = [0, *accumulate(len(grid) for grid in all_grids)]
+    result = []
+    for level, grid in enumerate(all_grids):
+        blocks = list(grid) if boxes is None else grid.meeting(boxes)
+        result.append([Block(offsets[level] + b.index, b.write) for b in blocks])
+        if boxes is not None and level + 1 < info.levels:
+            boxes = [box.downsampled(info.factors[level]) for box in boxes]
+    return result
+
+
+PIECE: Zyx = (32, 512, 512)  # read at once: 8 million voxels, whatever the box
+
+
+def label_pieces(annotation: VolumeReader, boxes: Sequence[Box]) -> Iterator[tuple[NDArray[np.uint8], Box]]:
+    """The labels of some boxes in bounded pieces; voxels that an earlier box held already are 0 (unlabelled)."""
+    for i, box in enumerate(boxes):
+        for window in windows(box, PIECE, (0, 0, 0), (1, 1, 1)):
+            labels = annotation.read(window.write)
+            for earlier in boxes[:i]:
+                shared = earlier.intersect(window.write)
+                if shared.size:
+                    labels[shared.within(window.write)] = 0
+            yield labels, window.write
+
+
+def write_levels(
+    client: Client,
+    path: Path,
+    task: BlockTask,
+    ledger: Ledger,
+    boxes: Sequence[Box] | None = None,
+    *,
+    how: Literal["mean", "max"] = "mean",
+    retries: int = 2,
+    report: Report = silent,
+) -> None:
+    """Run `task` over level 0, then make each level from the one below, all in one ledger."""
+    info = open_volume(path, allow_incomplete=True)
+    meter = Meter(ledger, report)
+    for level, blocks in enumerate(level_blocks(info, boxes)):
+        if level:
+            task = Downsample(
+                VolumeReader(str(path), level - 1, allow_incomplete=True),
+                VolumeWriter(str(path), level),
+                info.level_shape(level - 1),
+                info.factors[level - 1],
+                how,
+            )
+        run_blocks(client, task, blocks, meter, retries=retries)

@@ -1,0 +1,40 @@
+"""One source to one OME-Zarr, without a project file: a project of one sample whose image lies where asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from neurovol.errors import UserError
+from neurovol.project import Project
+from neurovol.settings import ProjectSettings, checked
+from neurovol.stages.steps import Steps
+
+SUFFIX = ".ome.zarr"
+
+
+@dataclass(frozen=True)
+class SingleImage(Project):
+    """A project whose only image lies at `dest`, its ledger and histogram beside it."""
+
+    dest: Path
+
+    def image(self, sample: str) -> Path:
+        return self.dest
+
+    def ledger(self, sample: str, step: str) -> Path:
+        return self.dest.with_name(f"{self.dest.name}.{step}.jsonl")
+
+    def histogram(self, sample: str) -> Path:
+        return self.dest.with_name(f"{self.dest.name}.histogram.npz")
+
+
+def single_conversion(source: Path, dest: Path, voxel_size_um: list[float] | None, channels: list[int] | None) -> Steps:
+    """The steps that convert `source` to `dest`; UserError where that cannot be."""
+    if not dest.name.endswith(".zarr"):
+        raise UserError(f"{dest}: the result is an OME-Zarr, so its name must end in .zarr; try {dest.name}{SUFFIX}")
+    sample = {"name": "image", "source": source.absolute(), "channels": channels or [0]}
+    if voxel_size_um is not None:
+        sample["voxel_size_um"] = voxel_size_um
+    settings = checked(ProjectSettings, "convert SOURCE DEST", name="single", samples=[sample])
+    return Steps(SingleImage(dest.absolute(), settings, dest.absolute()))

@@ -1,0 +1,112 @@
+"""What a terminal shows: a bar per step, and the table of a project's steps."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.table import Table
+
+from neurovol import progress
+from neurovol.progress import duration
+
+if TYPE_CHECKING:
+    from neurovol.project import State
+    from neurovol.stages.order import Action
+
+LINE_SECONDS = 60.0
+COLOURS = {"done": "green", "begun": "yellow", "stale": "red", "missing": "dim"}
+
+
+class Bars:
+    """Progress bars, one per step; steps that are done already get a line."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._lines = not console.is_terminal  # a log file gets lines: a step's end, and a word each minute
+        self._said_at = time.monotonic()
+        self._bars = Progress(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.fields[facts]}", style="dim"),
+            console=console,
+            disable=self._lines,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def begin(self, action: Action, state: State) -> None:
+        """Show that a step is about to start, or was done before."""
+        if state.kind == "done":
+            self._task(action.step.name, 1, 1, "done before")
+        else:
+            self._task(action.step.name, 0, None, "")
+
+    def report(self, said: progress.Progress) -> None:
+        """Show how far a step is."""
+        self._task(said.step, said.done, said.total, facts(said))
+
+    def _task(self, name: str, done: int, total: int | None, text: str) -> None:
+        if self._lines:
+            self._line(name, text, ended=total is not None and done == total)
+            return
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=total, facts=text)
+        self._bars.update(self._tasks[name], completed=done, total=total, facts=text)
+
+    def _line(self, name: str, text: str, ended: bool) -> None:
+        if text and (ended or time.monotonic() - self._said_at > LINE_SECONDS):
+            self._said_at = time.monotonic()
+            print(f"{name}: {text}", file=sys.stderr, flush=True)
+
+
+def facts(said: progress.Progress) -> str:
+    """Counts, pace and time left of a step in a few words.
+
+    >>> facts(progress.Progress("segment", 6, 10, "blocks", 2, 10.0, 5_000_000))
+    '6 of 10 blocks · 0.5 million voxels/s · 20 s left'
+    """
+    parts = [f"{said.done:,} of {said.total:,} {said.unit}"]
+    if said.voxels:
+        parts.append(f"{said.voxels_per_s / 1e6:.3g} million voxels/s")
+    if said.note:
+        parts.append(said.note)
+    if said.done == said.total:
+        parts.append(duration(said.seconds))
+    elif said.remaining_s is not None:
+        parts.append(f"{duration(said.remaining_s)} left")
+    return " · ".join(parts)
+
+
+def print_status(actions: Iterable[Action]) -> None:
+    """A table of steps: state, blocks, seconds, and for a stale one what changed."""
+    from neurovol.project import state_of
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("step", "state", "done", "time", ""):
+        table.add_column(title, overflow="fold")
+    for action in actions:
+        state = state_of(action.step)
+        notes = list(state.reasons)
+        if state.quarantined:
+            notes.append(f"{state.quarantined} set aside, see {action.step.ledger}")
+        table.add_row(
+            action.step.name,
+            f"[{COLOURS[state.kind]}]{state.kind}",
+            f"{state.done:,} of {state.total:,}" if state.total > 1 else "",
+            duration(state.seconds) if state.seconds else "",
+            "; ".join(notes),
+        )
+    Console().print(table)
