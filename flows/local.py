@@ -18,6 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from neurovol.errors import UserError
+from neurovol.project import open_project
+
 START_SECONDS = 120  # 18 s cold on two idle cores; a busy machine is slower
 PORT = 4200  # Prefect's usual one, if it is free
 QUIET = {  # nothing of a run leaves the machine
@@ -85,16 +88,14 @@ def _wait_until_healthy(address: str, process: subprocess.Popen[bytes]) -> None:
 
 def run(project_file: Path) -> int:
     """The project flow under a server; prints where report and run are."""
+    try:
+        report = open_project(project_file).report
+    except UserError as error:
+        print(f"neurovol: {error}", file=sys.stderr)
+        return 2
     with server() as address:
-        from flows.project import project
-        from neurovol.errors import UserError
-        from neurovol.project import open_project
+        from flows.project import project  # Prefect reads the server's address as it is imported
 
-        try:
-            report = open_project(project_file).report
-        except UserError as error:
-            print(f"neurovol: {error}", file=sys.stderr)
-            return 2
         state = project(project_file.absolute(), return_state=True)
         run_id = state.state_details.flow_run_id
         print(f"\nreport:  {report}\nrun:     {address}/runs/flow-run/{run_id}   (`make ui` starts the server again)")

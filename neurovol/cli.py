@@ -27,6 +27,11 @@ STAGES_OF = {  # what each stage command does
     "run": ("convert", "annotate", "pseudolabel", "train", "segment", "evaluate", "report"),
 }
 
+DESCRIPTION = """\
+Every neuronal body in 3D from a few annotated slices: stitched stacks in, probabilities, figures and a
+report out. Samples may be far larger than memory; an interrupted command goes on where it was.
+"""
+
 EPILOG = """\
 examples:
   neurovol run project.toml                  do whatever the project file declares and is not done yet
@@ -43,8 +48,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line, with its help."""
     top = argparse.ArgumentParser(
         prog="neurovol",
-        description="Every neuronal body in 3D from a few annotated slices: stitched stacks in, probabilities, "
-        "figures and a report out. Samples may be far larger than memory; an interrupted command goes on where it was.",
+        description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
