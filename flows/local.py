@@ -99,7 +99,11 @@ def run(project_file: Path) -> int:
         state = project(project_file.absolute(), return_state=True)
         run_id = state.state_details.flow_run_id
         print(f"\nreport:  {report}\nrun:     {address}/runs/flow-run/{run_id}   (`make ui` starts the server again)")
-        return 0 if state.is_completed() else 1
+        if state.is_completed():
+            return 0
+        error = state.result(raise_on_failure=False)
+        print(f"neurovol: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
 
 
 def main() -> int:

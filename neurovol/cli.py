@@ -165,7 +165,7 @@ def _say(text: str, code: int) -> int:
 
 def _steps(file: Path, overrides: list[str]) -> Steps:
     from neurovol.project import open_project
-    from neurovol.settings import parse_override
+    from neurovol.projectfile import parse_override
     from neurovol.stages.steps import Steps
 
     return Steps(open_project(file, dict(parse_override(text) for text in overrides)))
@@ -236,7 +236,8 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _write_phantom(options: argparse.Namespace) -> None:
-    from neurovol.settings import Phantom, checked
+    from neurovol.projectfile import checked
+    from neurovol.settings import Phantom
     from neurovol.terminal import Bars
     from neurovol.volume.export import write_phantom
 

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from neurovol.blockwise.ledger import differences, fingerprint, read_ledger
 from neurovol.errors import UserError
-from neurovol.settings import ProjectSettings, load_settings
+from neurovol.projectfile import load_settings
+from neurovol.settings import ProjectSettings
 
 METHODS = ("cnn2d", "unet3d_sparse", "unet3d_pseudo")
 Kind = Literal["done", "begun", "stale", "missing"]

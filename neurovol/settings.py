@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from neurovol.errors import UserError
 from neurovol.geometry import Box, round_up
@@ -300,69 +299,3 @@ class Overrides(Section):
 def box_of(pairs: BoxPairs | None, whole: Zyx) -> Box:
     """The box that a setting declares, the whole volume by default."""
     return Box.from_pairs(pairs) if pairs is not None else Box.of_shape(whole)
-
-
-def explained(error: ValidationError, file: str) -> str:
-    """One line per wrong field: file, field, value, rule."""
-    lines = []
-    places = [problem["loc"] for problem in error.errors()]
-    for problem in error.errors():
-        if any(len(p) > len(problem["loc"]) and p[: len(problem["loc"])] == problem["loc"] for p in places):
-            continue  # "the list is too short", said only because its one item was refused
-        field = ".".join(str(part) for part in problem["loc"]) or "the file as a whole"
-        rule = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            rule = "there is no such key; look for a typing mistake"
-        value = "" if problem["type"] == "missing" or isinstance(problem["input"], dict) else f" = {problem['input']!r}"
-        lines.append(f"{file}: {field}{value}: {rule}")
-    return "\n".join(lines)
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def checked(model: type[Model], where: str, **values: Any) -> Model:
-    """A model of these values; a UserError that names `where`, field, value and rule."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise UserError(explained(error, where)) from None
-
-
-def with_overrides(raw: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """A project's raw tables with `section.key` values laid over them."""
-    result = dict(raw)
-    for dotted, value in overrides.items():
-        section, _, key = dotted.partition(".")
-        if not key:
-            result[section] = value
-            continue
-        table = result.get(section, {})
-        if not isinstance(table, dict):
-            raise UserError(f"--set {dotted}: {section} is not a section of settings")
-        result[section] = with_overrides(table, {key: value})
-    return result
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """`train.steps=100` as ("train.steps", 100); the value is read as TOML, else taken as text."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise UserError(f"--set {text}: expected section.key=value, for example train.steps=100")
-    try:
-        return name.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return name.strip(), value.strip()
-
-
-def load_settings(file: Path, overrides: dict[str, Any] | None = None) -> ProjectSettings:
-    """Read and check a project file; a UserError names file, field, value and rule."""
-    try:
-        raw = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such project file; give the path of a project.toml") from None
-    except IsADirectoryError:
-        raise UserError(f"{file}: a folder, not a project file; give the path of a project.toml") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not valid TOML: {error}") from None
-    return checked(ProjectSettings, str(file), **with_overrides(raw, overrides or {}))

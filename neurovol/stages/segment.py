@@ -6,6 +6,7 @@ from distributed import Client
 
 from neurovol.errors import UserError
 from neurovol.geometry import Box
+from neurovol.networks.checkpoint import load_checkpoint
 from neurovol.networks.cnn2d import CNN2DSpec
 from neurovol.networks.unet3d import UNet3DSpec
 from neurovol.progress import Report, silent
@@ -46,7 +47,9 @@ def baseline(steps: Steps, sample: str, method: str) -> Prediction:
 
 
 def unet_spec(steps: Steps) -> UNet3DSpec:
-    """The spec that the settings describe."""
+    """The spec of the given checkpoint, or the one that the settings describe."""
+    if not steps.trains:
+        return UNet3DSpec.from_json(load_checkpoint(steps.checkpoint("unet3d_pseudo"), "unet3d").network)
     settings = steps.project.settings.train
     channels = len(steps.project.settings.samples[0].channels)
     return UNet3DSpec(channels, settings.base_channels, settings.pooling)

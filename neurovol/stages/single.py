@@ -7,7 +7,8 @@ from pathlib import Path
 
 from neurovol.errors import UserError
 from neurovol.project import Project
-from neurovol.settings import ProjectSettings, checked
+from neurovol.projectfile import checked
+from neurovol.settings import ProjectSettings
 from neurovol.stages.steps import Steps
 
 SUFFIX = ".ome.zarr"
