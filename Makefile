@@ -13,10 +13,11 @@ $(VENV)/installed: pyproject.toml deploy/constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt --editable '.[dev]'
 	touch $@
 
+demo: SHAPE = --shape 48 224 224
 demo: $(VENV)/installed    ## three phantom samples through every stage, with report and Prefect UI
-	$(BIN)/neurovol phantom demo/raw/train-1.tif --seed 1 --truth demo/annotations/train-1.tif
-	$(BIN)/neurovol phantom demo/raw/train-2.tif --seed 2 --truth demo/annotations/train-2.tif
-	$(BIN)/neurovol phantom demo/raw/test.tif --seed 3 --contrast 0.8 --truth demo/annotations/test.tif
+	$(BIN)/neurovol phantom demo/raw/train-1.tif $(SHAPE) --seed 1 --truth demo/annotations/train-1.tif
+	$(BIN)/neurovol phantom demo/raw/train-2.tif $(SHAPE) --seed 2 --truth demo/annotations/train-2.tif
+	$(BIN)/neurovol phantom demo/raw/test.tif $(SHAPE) --seed 3 --contrast 0.8 --truth demo/annotations/test.tif
 	cp deploy/examples/demo.toml demo/project.toml
 	$(BIN)/python -m flows.local demo/project.toml
 

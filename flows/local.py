@@ -38,6 +38,7 @@ def free_port() -> int:
     """Prefect's usual port, or any free one where that is taken."""
     for port in (PORT, 0):
         with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server itself does
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:

@@ -88,10 +88,15 @@ def run_stages(
 
 
 def refuse_stale(project_file: Path, settings: Overrides | None, redo: list[Stage]) -> dict[str, bool]:
-    """The stages that the project has, each with whether it is to be redone; an error where results are stale."""
+    """The stages that the project has, each with whether it is to be redone; an error where results are stale.
+
+    Logs the plan of the whole project.
+    """
     steps = opened(project_file, settings)
     every = actions(steps)
     again = to_redo(every, redo)
+    plan = text_of(plan for action in every if action.step.name not in again for plan in action.plan())
+    get_run_logger().info("Plan\n%s", plan + "".join(f"\n{name}: to be built anew" for name in sorted(again)))
     stages = {a.step.stage: False for a in every}
     return stages | {a.step.stage: True for a in every if a.step.name in again}
 
@@ -101,6 +106,7 @@ def final_summary(title: str, project_file: Path, settings: Overrides | None) ->
     steps = opened(project_file, settings)
     every = [a.step for a in actions(steps)]
     report_project(steps, every)
+    get_run_logger().info("Report: %s", steps.project.report)
     create_markdown_artifact(
         summary(steps, f"{title}: {steps.project.settings.name}", every),
         key=artifact_key(f"{title} {steps.project.settings.name}"),

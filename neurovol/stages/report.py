@@ -164,10 +164,10 @@ def _projection(reader: VolumeReader, shape: Zyx) -> NDArray[Any]:
     return result
 
 
-def sample_picture(steps: Steps, name: str) -> bytes:
+def sample_picture(steps: Steps, name: str, max_width: int) -> bytes:
     """A PNG of a sample at a glance, for people who watch."""
     view = _overview(steps, name)
-    return preview_png(view.image, view.probability, view.window, view.pixel_size_um)
+    return preview_png(view.image, view.probability, view.window, view.pixel_size_um, max_width)
 
 
 def _models(steps: Steps) -> Iterator[tuple[str, Step]]:

@@ -14,6 +14,10 @@ from neurovol.stages.learn import curve
 from neurovol.stages.report import sample_picture
 from neurovol.stages.steps import Steps
 
+# Prefect refuses events beyond 1.5 MB, and its database keeps every artifact
+MOST_PICTURES = 4
+PICTURE_PIXELS = 480
+
 
 def summary(steps: Steps, title: str, done: Sequence[Step]) -> str:
     """Markdown of what `done` came to; pictures are data URIs, so that the page needs no server of ours."""
@@ -51,9 +55,9 @@ def _pictures(steps: Steps, done: Sequence[Step]) -> Iterator[str]:
     curves = [c for c in curves if c.steps]
     if curves:
         yield markdown_picture(curve_png(curves), "loss over training steps")
-    for step in done:
-        if step.stage in ("convert", "segment") and state_of(step).kind == "done":
-            yield f"**{step.subject}**, maximum along z"
-            yield markdown_picture(sample_picture(steps, step.subject), f"{step.subject}, maximum along z")
+    shown = [s.subject for s in done if s.stage in ("convert", "segment") and state_of(s).kind == "done"]
+    for name in list(dict.fromkeys(shown))[:MOST_PICTURES]:
+        yield f"**{name}**, maximum along z"
+        yield markdown_picture(sample_picture(steps, name, PICTURE_PIXELS), f"{name}, maximum along z")
     if any(step.stage == "report" for step in done):
         yield f"Report: `{steps.project.report}`"
