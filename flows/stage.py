@@ -1,65 +1,21 @@
-"""What every stage's flow does: log its plan, keep a progress artifact current, end with its picture."""
+"""What every stage's flow does: log its plan, do what is not done yet while watched, end with its picture."""
 
 from __future__ import annotations
 
-import re
-import time
 from pathlib import Path
-from typing import Any
-from uuid import UUID
 
 from prefect import get_run_logger
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import create_markdown_artifact
 
+from flows.watch import Watch, artifact_key
 from neurovol.blockwise.cluster import open_client
-from neurovol.progress import Progress
-from neurovol.project import State, open_project
+from neurovol.project import open_project
 from neurovol.settings import Overrides
-from neurovol.stages.order import Action, Stage, actions, chosen, perform_all, to_redo
+from neurovol.stages.order import Stage, actions, chosen, perform_all, to_redo
 from neurovol.stages.plan import text_of
 from neurovol.stages.report import report_project
 from neurovol.stages.steps import Steps
 from neurovol.stages.summary import summary
-from neurovol.terminal import facts
-
-UPDATE_SECONDS = 2.0
-
-
-def artifact_key(text: str) -> str:
-    """Prefect wants lower-case letters, digits and dashes.
-
-    >>> artifact_key("segment Slab_07")
-    'segment-slab-07'
-    """
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-class Watch:
-    """Keeps one progress artifact per step current, at a bounded rate, and logs when steps begin."""
-
-    def __init__(self) -> None:
-        self.logger = get_run_logger()
-        self.artifacts: dict[str, UUID] = {}
-        self.updated = 0.0
-
-    def begin(self, action: Action, state: State) -> None:
-        name = action.step.name
-        self.logger.info("%s: was done before" if state.kind == "done" else "%s: starting", name)
-
-    def report(self, said: Progress) -> None:
-        """Show how far a step is; the last word of a step is always shown."""
-        ended = said.done == said.total
-        if not ended and time.monotonic() - self.updated < UPDATE_SECONDS:
-            return
-        self.updated = time.monotonic()
-        percent, text = 100 * said.done / max(1, said.total), f"{said.step}: {facts(said)}"
-        if said.step not in self.artifacts:
-            created: Any = create_progress_artifact(percent, key=artifact_key(said.step), description=text)
-            self.artifacts[said.step] = created
-        else:
-            update_progress_artifact(self.artifacts[said.step], percent, description=text)
-        if ended:
-            self.logger.info(text)
 
 
 def opened(project_file: Path, settings: Overrides | None) -> Steps:
