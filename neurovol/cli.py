@@ -135,6 +135,7 @@ def _phantom(commands: Any) -> None:
     command.add_argument("--seed", type=int, default=0, help="same seed, same sample (default: 0)")
     command.add_argument("--contrast", type=float, default=1.0, help="brightness of cells against tissue (default: 1)")
     command.add_argument("--truth", type=Path, metavar="FILE", help="also write the truth, 1 = neuron")
+    command.add_argument("--dry-run", action="store_true", help="print the plan, do nothing")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -239,9 +240,12 @@ def _write_phantom(options: argparse.Namespace) -> None:
     from neurovol.projectfile import checked
     from neurovol.settings import Phantom
     from neurovol.terminal import Bars
-    from neurovol.volume.export import write_phantom
+    from neurovol.volume.export import plan_phantom, write_phantom
 
     phantom = checked(Phantom, "phantom", shape=tuple(options.shape), seed=options.seed, contrast=options.contrast)
+    if options.dry_run:
+        print(plan_phantom(phantom, options.dest, options.truth))
+        return
     with Bars() as bars:
         write_phantom(phantom, options.dest, options.truth, bars.report)
 

@@ -249,6 +249,16 @@ def test_a_phantom_is_written_as_tiff_with_its_truth(tmp_path: Path) -> None:
     assert open_volume(tmp_path / "x.ome.zarr").voxel_size_um == (2.0, 0.88, 0.88)
 
 
+def test_a_phantoms_plan_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["phantom", str(tmp_path / "p.tif"), "--shape", "10", "100", "1000", "--dry-run"]) == 0
+    assert "10 × 100 × 1000 voxels (z, y, x), uint16, 2.0 MB" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_phantom_of_no_voxels_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "phantom: shape.1 = 0" in refused(capsys, "phantom", tmp_path / "p.tif", "--shape", "10", "0", "10")
+
+
 def test_help_names_every_command_and_reads_well() -> None:
     text = parser().format_help()
     for command in ("phantom", "convert", "pseudolabel", "train", "segment", "evaluate", "run", "status"):

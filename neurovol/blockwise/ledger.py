@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -47,12 +48,21 @@ def differences(old: dict[str, Json], new: dict[str, Json]) -> tuple[str, ...]:
 
     >>> differences({"train.alpha": 0.3}, {"train.alpha": 0.5})
     ('train.alpha 0.3 → 0.5',)
+    >>> differences({"a image": fingerprint(1)}, {"a image": fingerprint(2)})
+    ('a image changed',)
     """
-    return tuple(
-        f"{key} {_shown(old.get(key))} → {_shown(new.get(key))}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    )
+    keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    return tuple(_difference(key, old.get(key), new.get(key)) for key in keys)
+
+
+def _difference(key: str, old: Json, new: Json) -> str:
+    if _is_fingerprint(old) and _is_fingerprint(new):
+        return f"{key} changed"
+    return f"{key} {_shown(old)} → {_shown(new)}"
+
+
+def _is_fingerprint(value: Json) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{16}", value) is not None
 
 
 def _shown(value: Json) -> str:

@@ -23,7 +23,8 @@ class Plan:
     windows: int = 0
     read_bytes: int = 0
     write_bytes: int = 0
-    memory_bytes: int = 0  # of one worker, or of the driver for training
+    memory_bytes: int = 0
+    memory_of: str = "per worker"
     voxels: int = 0
     pace: str = ""  # which figure of PACE the hours are estimated from
     notes: tuple[str, ...] = field(default=())
@@ -43,7 +44,7 @@ class Plan:
         if self.read_bytes or self.write_bytes:
             facts.append(f"  data      reads {_bytes(self.read_bytes)}, writes at most {_bytes(self.write_bytes)}")
         if self.memory_bytes:
-            facts.append(f"  memory    about {_bytes(self.memory_bytes)} per worker beside the libraries' own")
+            facts.append(f"  memory    about {_bytes(self.memory_bytes)} {self.memory_of} beside the libraries' own")
         if self.seconds is not None and self.state != "done":
             facts.append(f"  time      about {duration(self.seconds)} at {PACE[self.pace] / 1e6:g} million voxels/s")
         return (*facts, *(f"  {note}" for note in self.notes))

@@ -28,7 +28,7 @@ def plan_train(steps: Steps, method: str) -> list[Plan]:
         f"model {step.output.name}",
         *(f"warning   {text}" for text in touching(steps)),
     )
-    return [Plan(step.name, state_of(step).kind, memory_bytes=memory, notes=notes)]
+    return [Plan(step.name, state_of(step).kind, memory_bytes=memory, memory_of="in this process", notes=notes)]
 
 
 def train(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,16 @@ from neurovol.settings import Phantom
 from neurovol.volume.phantom import PhantomSource
 
 SLAB = 16  # slices made at once
+
+
+def plan_phantom(phantom: Phantom, dest: Path, truth: Path | None = None) -> str:
+    """What writing a phantom would do, for people."""
+    voxels = prod(phantom.shape)
+    shape = " × ".join(map(str, phantom.shape))
+    lines = [f"{dest}: {shape} voxels (z, y, x), uint16, {2 * voxels / 1e6:,.1f} MB, seed {phantom.seed}"]
+    if truth is not None:
+        lines.append(f"{truth}: its truth, uint8, {voxels / 1e6:,.1f} MB")
+    return "\n".join(lines)
 
 
 def write_phantom(phantom: Phantom, dest: Path, truth: Path | None = None, report: Report = silent) -> None:
