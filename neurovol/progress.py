@@ -46,7 +46,7 @@ def duration(seconds: float) -> str:
     """A length of time as people say it.
 
     >>> duration(4.2), duration(95), duration(7300)
-    ('4.2 s', '1 min 35 s', '2 h 2 min')
+    ('4.2 s', '1 min 35 s', '2 h 1 min')
     """
     if seconds < 10:
         return f"{seconds:.1f} s"
