@@ -108,6 +108,9 @@ def run(project_file: Path) -> int:
 
 
 def main() -> int:
+    # whatever ends this process politely, also where a shell started it with SIGINT ignored, stops the server too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if len(sys.argv) > 1:
         return run(Path(sys.argv[1]))
     with server() as address:

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +58,7 @@ def address(ran: tuple[Path, str]) -> Iterator[str]:
     try:
         yield re.findall(r"http://127.0.0.1:\d+", shown.stdout.readline())[0]
     finally:
-        shown.send_signal(2)
+        shown.send_signal(signal.SIGINT)
         shown.communicate(timeout=60)
     assert shown.returncode == 0
 
@@ -70,10 +72,22 @@ def test_the_flow_prints_where_report_and_run_are(ran: tuple[Path, str]) -> None
 
 
 def test_every_stage_is_a_flow_run_that_completed(address: str) -> None:
-    runs = call(address, "flow_runs/filter", {})
+    runs = call(address, "flow_runs/filter", {"sort": "START_TIME_ASC"})[:6]
     assert {r["state_type"] for r in runs} == {"COMPLETED"}
     names = {r["name"].split()[0] for r in runs}
     assert names == {"project", "convert", "pseudolabel", "train", "segment", "evaluate"}
+
+
+def test_the_sample_flow_covers_one_sample_with_the_projects_model(address: str, ran: tuple[Path, str]) -> None:
+    code = f"from pathlib import Path; from flows.sample import sample; sample(Path({str(ran[0])!r}), 'b')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(ran[0].parent / "prefect") | {"PREFECT_API_URL": f"{address}/api"},
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    runs = call(address, "flow_runs/filter", {"flows": {"name": {"any_": ["sample"]}}})
+    assert [(r["name"], r["state_type"]) for r in runs] == [("sample b", "COMPLETED")]
 
 
 def test_progress_and_pictures_are_artifacts(address: str) -> None:
@@ -106,6 +120,21 @@ def test_a_cron_deployment_gains_scheduled_runs(address: str) -> None:
             return
         time.sleep(1)
     raise AssertionError("the scheduler made no run within a minute")
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_the_server_stops_with_what_started_it(tmp_path: Path, ending: signal.Signals) -> None:
+    shown = subprocess.Popen(
+        [sys.executable, "-u", "-m", "flows.local"],
+        env=environment(tmp_path / "prefect"), cwd=ROOT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert shown.stdout is not None
+    started = re.findall(r"http://127.0.0.1:\d+", shown.stdout.readline())[0]
+    call(started, "flow_runs/filter", {})
+    shown.send_signal(ending)
+    shown.communicate(timeout=60)
+    with pytest.raises(urllib.error.URLError):
+        call(started, "flow_runs/filter", {})
 
 
 def test_a_users_mistake_ends_with_a_sentence_and_exit_code_2(tmp_path: Path) -> None:
