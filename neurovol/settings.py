@@ -80,10 +80,13 @@ class Sample(Section):
 
 
 class AnnotationValues(Section):
-    """What the annotation file's values mean; any other value is unlabelled."""
+    """What the annotation's values mean; any other value is unlabelled. An ROI set reads as 1 inside, 0 outside."""
 
     background: int = Field(0, description="Value of annotated background")
-    neuron: int = Field(1, description="Value of neurons")
+    neuron: int | Literal["instances"] = Field(
+        1,
+        description='Value of neurons; "instances": any value above 0 without another meaning numbers a neuron',
+    )
     ignore: int | None = Field(None, description="Value of voxels never learned from and never scored")
 
     @model_validator(mode="after")
@@ -95,18 +98,24 @@ class AnnotationValues(Section):
 
 
 class Annotation(Section):
-    """What an expert drew: an image of labels, and where it lies in its sample."""
+    """What an expert drew: an image of labels or a set of outlines, and where it lies in its sample."""
 
     sample: Name = Field(description="The sample it belongs to")
     source: Annotated[str, AfterValidator(_expanded)] = Field(
-        description='TIFF, or folder of slices; "phantom" for a phantom\'s truth'
+        description="TIFF, folder of slices, ImageJ ROI set (.roi, .zip, or a folder of .roi) or OME-Zarr labels; "
+        '"phantom" for a phantom\'s truth'
     )
     box: BoxPairs | None = Field(None, description="Where it lies: z, y, x ranges; default the whole sample")
     slices: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        None, description="Annotated planes, counted within the box; default all"
+        None, description="Annotated planes, counted within the box; default all. An ROI set needs them, or `every`"
     )
     every: int | None = Field(None, ge=1, description="Every n-th plane is annotated, from the first")
     values: AnnotationValues = AnnotationValues()
+    crop: Annotated[str, AfterValidator(_expanded)] | None = Field(
+        None,
+        description="TIFF of the raw image it was drawn on, of the shape of its box or of the whole sample; "
+        "where the sample differs from it, the annotation is refused",
+    )
     role: Literal["train", "test"] = Field("train", description='"test": evaluated, never seen in training')
 
     @model_validator(mode="after")
@@ -225,14 +234,27 @@ class ClusterSettings(Section):
 
 
 class StoreSettings(Section):
-    """How volumes are cut into chunks and shards on disk."""
+    """How sources become volumes of the store, and how these are cut into chunks and shards on disk."""
 
     chunk: PositiveZyx = Field((32, 64, 64), description="What is compressed at once, z, y, x")
-    shard: PositiveZyx = Field((128, 256, 256), description="What lies in one file, z, y, x; whole chunks")
+    shard: PositiveZyx | None = Field(
+        None,
+        description="What lies in one file, z, y, x; whole chunks. Default: the smallest from 4 × 4 × 4 chunks on "
+        "with at most 10,000 files (beyond a terabyte 10,000 per terabyte)",
+    )
+    on_bad_slice: Literal["error", "fill"] = Field(
+        "error", description='A slice that cannot be read ends the conversion; "fill" puts zeros and records it'
+    )
+    scratch: FilePath | None = Field(
+        None, description="Folder for decoded slices of compressed sources; default beside the volume"
+    )
+    allowed_bytes: int = Field(
+        3_000_000_000, ge=500_000_000, description="Memory of a conversion, all its workers together"
+    )
 
     @model_validator(mode="after")
     def _whole_chunks(self) -> StoreSettings:
-        for s, c in zip(self.shard, self.chunk, strict=True):
+        for s, c in zip(self.shard or self.chunk, self.chunk, strict=True):
             if s % c:
                 raise ValueError(f"shard {self.shard} is not a whole number of chunks {self.chunk}")
         return self

@@ -22,7 +22,7 @@ def test_a_project_needs_a_name_and_a_sample_and_all_else_has_a_default(tmp_path
     settings = loaded(tmp_path, f'name = "p"\n{SAMPLE}')
     assert settings.train.alpha == 0.3
     assert settings.train.patch == (32, 64, 64)
-    assert settings.convert.shard == (128, 256, 256)
+    assert settings.convert.chunk == (32, 64, 64)
     assert settings.samples[0].channels == (0,)
 
 
@@ -87,3 +87,15 @@ def test_paths_may_name_environment_variables(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("RAW", "/somewhere")
     settings = loaded(tmp_path, 'name = "p"\n[[samples]]\nname = "s"\nsource = "${RAW}/s.tif"')
     assert settings.samples[0].source == Path("/somewhere/s.tif")
+
+
+def test_annotations_tell_values_instances_and_the_raw_crop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARE", "/data")
+    text = f'name = "p"\n{SAMPLE}[[annotations]]\nsample = "s"\nsource = "a.zip"\nevery = 1\n'
+    (plain,) = loaded(tmp_path, text).annotations
+    assert (plain.crop, plain.values.neuron) == (None, 1)
+    more = 'crop = "${SHARE}/c.tif"\nvalues = {neuron = "instances", ignore = 7}'
+    (given,) = loaded(tmp_path, text + more).annotations
+    assert (given.crop, given.values.neuron, given.values.ignore) == ("/data/c.tif", "instances", 7)
+    with pytest.raises(UserError, match="neuron"):
+        loaded(tmp_path, text + 'values = {neuron = "all"}')

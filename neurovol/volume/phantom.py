@@ -60,12 +60,19 @@ class PhantomSource:
         """All that determines the content, ready for JSON."""
         return {"kind": "phantom", "version": VERSION, **asdict(self)}
 
-    def read(self, box: Box, channels: tuple[int, ...] = (0,)) -> NDArray[np.uint16]:
+    @property
+    def grain(self) -> Zyx:
+        """Any voxel can be computed by itself."""
+        return 1, 1, 1
+
+    def read(
+        self, box: Box, channels: tuple[int, ...] = (0,), out: NDArray[np.uint16] | None = None
+    ) -> NDArray[np.uint16]:
         """The counts of a box: (channels, z, y, x). A UserError for any channel but 0."""
         if any(c != 0 for c in channels):
             raise UserError(f"channels {channels} of a phantom were asked for; it has one channel, 0")
         self._check(box)
-        counts = np.empty((len(channels), *box.shape), np.uint16)
+        counts = np.empty((len(channels), *box.shape), np.uint16) if out is None else out
         for part in _parts(box):
             counts[:, *part.within(box)] = self._counts(part)
         return counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -15,6 +16,9 @@ from neurovol.settings import Sample
 from neurovol.volume.tiff import open_tiff
 
 VoxelSize = tuple[float, float, float]
+
+_HDF5 = re.compile(r"\.(ims|h5|hdf5)(:.*)?$", re.IGNORECASE)
+_ZARR_FILES = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 # beyond this relative difference two voxel sizes are two sizes (design, invariant 8)
 VOXEL_SIZE_TOLERANCE = 0.01
@@ -38,8 +42,13 @@ class Source(Protocol):
         """(z, y, x) in µm, as the source itself tells it; None where it does not."""
         ...
 
-    def read(self, box: Box, channels: tuple[int, ...]) -> NDArray[Any]:
-        """(c, z, y, x) of a box inside the sample, channels in the order asked for."""
+    @property
+    def grain(self) -> Zyx:
+        """(z, y, x) of what has to be decoded at once to read a voxel; (1, 1, 1) where any can be read by itself."""
+        ...
+
+    def read(self, box: Box, channels: tuple[int, ...], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """(c, z, y, x) of a box inside the sample, channels in the order asked for; into `out` where one is given."""
         ...
 
     def identity(self) -> dict[str, Any]:
@@ -69,7 +78,24 @@ def _opened(sample: Sample, root: Path) -> Source:
         # a phantom has the voxels that are asked for
         return phantom if sample.voxel_size_um is None else replace(phantom, voxel_size_um=sample.voxel_size_um)
     assert sample.source is not None  # the settings hold one or the other
-    return open_tiff(root / sample.source)
+    return _opened_path(root / sample.source)
+
+
+def _opened_path(path: Path) -> Source:
+    """The kind of source is told by looking: a file's name, or what a folder holds."""
+    if _HDF5.search(str(path)):
+        from neurovol.volume.imaris import open_imaris
+
+        return open_imaris(path)
+    if path.suffix == ".zarr" or any((path / name).is_file() for name in _ZARR_FILES):
+        from neurovol.volume.zarrsource import open_zarr
+
+        return open_zarr(path)
+    if path.suffix in (".yml", ".yaml") or (path / "stitch.yml").is_file():
+        from neurovol.volume.zetastitcher import open_zetastitcher
+
+        return open_zetastitcher(path)
+    return open_tiff(path)
 
 
 def voxel_size_of(sample: Sample, source: Source) -> VoxelSize:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurovol.errors import Failure, UserError
-from neurovol.geometry import Box
+from neurovol.geometry import Box, Zyx
 from neurovol.volume.ifd import BrokenTiff, read_pages
+from neurovol.volume.numbering import check_numbering
 from neurovol.volume.tiffmap import FileMap, Stamp, VoxelSize, map_file
 
 MOST_CHANNELS = 8  # more of them on a single plane are z-slices saved under the wrong name
@@ -33,10 +34,11 @@ class TiffSource:
     dtype: np.dtype[Any]
     voxel_size_um: VoxelSize | None
     listing_sha256: str  # of names, sizes and times, so that a source that changes under way is noticed
+    grain: Zyx  # what has to be decoded at once: (1, 1, 1) where nothing is compressed, else a strip or tile
 
-    def read(self, box: Box, channels: tuple[int, ...]) -> NDArray[Any]:
+    def read(self, box: Box, channels: tuple[int, ...], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """(c, z, y, x) of a box inside the stack; Failure names the file and z that could not be read."""
-        out = np.empty((len(channels), *box.shape), self.dtype)
+        out = np.empty((len(channels), *box.shape), self.dtype) if out is None else out
         _, rows, cols = box.slices
         for i, z in enumerate(range(box.start[0], box.stop[0])):
             path, stamp = self._file_of(z)
@@ -70,6 +72,7 @@ class TiffSource:
 def open_tiff(path: Path, *, masks: bool = False) -> TiffSource:
     """A TIFF file, or a folder of slices in natural order (s2 before s10); 1-bit masks only where asked for.
 
+    A gap or a duplicate in the slices' numbering is a UserError (see numbering.py).
     Of a folder the first slice is read fully; of the others the directories are walked (one small
     read each), which finds other sizes, other types and truncated files, without keeping them open.
     """
@@ -86,6 +89,8 @@ def _opened(path: Path, masks: bool) -> TiffSource:
     files = _listing(path, is_folder)
     if not files:
         raise UserError(f"{path}: the folder holds no TIFF; one *.tif or *.tiff file per z-slice is expected")
+    if is_folder:
+        check_numbering(path, [name for name, _, _ in files])
     name, size, time = files[0]
     first = path / name if is_folder else path
     file_map = map_file(first, (size, time))
@@ -96,7 +101,8 @@ def _opened(path: Path, masks: bool) -> TiffSource:
         z = len(files)
     else:
         _check_is_stack(path, file_map)
-    source = TiffSource(str(path), is_folder, (c, z, y, x), dtype, file_map.voxel_size_um, _sha256(files))
+    told = file_map.voxel_size_um
+    source = TiffSource(str(path), is_folder, (c, z, y, x), dtype, told, _sha256(files), file_map.grain)
     try:  # a codec that is not there shows at the door, not in the night
         source.read(Box((0, 0, 0), (1, 1, 1)), (0,))
     except Failure as error:
@@ -186,7 +192,7 @@ def _sha256(files: tuple[Listed, ...]) -> str:
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=1024)  # a mosaic may have that many folders of slices
 def _verified_listing(path: Path, is_folder: bool, expected_sha256: str) -> tuple[Listed, ...]:
     try:
         files = _listing(path, is_folder)

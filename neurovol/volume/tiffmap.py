@@ -23,7 +23,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from neurovol.errors import UserError
-from neurovol.geometry import Box
+from neurovol.geometry import Box, Zyx
 from neurovol.volume.ifd import BrokenTiff, Page, read_pages
 
 Stamp = tuple[int, int]  # size in bytes, time of last change in ns
@@ -62,6 +62,11 @@ class FileMap:
         apart, y, x, together = self.page_shape
         c, z = self.page_of.shape
         return c * apart * together, z, y, x
+
+    @property
+    def grain(self) -> Zyx:
+        """(z, y, x) of what is decoded at once."""
+        return self.segments[0].shape if self.raw_offsets is None else (1, 1, 1)
 
     def read_plane(self, file: BinaryIO, channel: int, z: int, rows_cols: tuple[slice, slice]) -> NDArray[Any]:
         """(y, x) of one channel; `file` is this file, open."""
@@ -132,7 +137,7 @@ class _SegmentCache:
 _cache = _SegmentCache(CACHE_BYTES)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)  # more than a shard is deep, a few kB each
 def map_file(path: Path, stamp: Stamp) -> FileMap:
     """Read a TIFF's directories; a UserError where it is broken or not a stack of planes."""
     try:

@@ -6,13 +6,15 @@ import pickle
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from roifile import ROI_TYPE, ImagejRoi, roiwrite
 
-from neurovol.errors import UserError
+from neurovol.errors import Failure, UserError
 from neurovol.geometry import Box
 from neurovol.settings import Annotation, Phantom, Sample
-from neurovol.volume.annotation import annotation_reader
+from neurovol.volume.annotation import annotation_reader, check_crops
 from neurovol.volume.source import open_source
 
 SAMPLE = (9, 13, 17)
@@ -150,3 +152,169 @@ def test_an_annotation_of_floating_point_is_refused(root):
     tifffile.imwrite(root / "f.tif", DRAWN.astype(np.float32))
     with pytest.raises(UserError, match="its voxels are float32"):
         _reader(root, _annotation(source="f.tif"))
+
+
+def _square(z, left, top, name, kind=ROI_TYPE.POLYGON):
+    """Three pixels wide and high, on plane z of its box."""
+    roi = ImagejRoi.frompoints(np.add([[0, 0], [3, 0], [3, 3], [0, 3]], (left, top)), position=z, name=name)
+    roi.roitype = kind
+    return roi
+
+
+@pytest.fixture
+def rois(root):
+    """An ROI set on BOX: two neurons on its plane 0, one on plane 4."""
+    drawn = [_square(0, 1, 2, "a"), _square(0, 6, 5, "b"), _square(4, 3, 3, "c")]
+    roiwrite(root / "rois.zip", drawn, name=["a", "b", "c"], mode="w")
+    return root
+
+
+def test_a_declared_slice_without_rois_is_background(rois):
+    read = _reader(rois, _annotation(source="rois.zip", slices=(0, 2, 4), values={})).read(Box.of_shape(SAMPLE))
+    wanted = np.zeros(SAMPLE, np.uint8)
+    wanted[2:8:2, 3:12, 4:15] = 1
+    wanted[2, 5:8, 5:8] = wanted[2, 8:11, 10:13] = wanted[6, 6:9, 7:10] = 2
+    np.testing.assert_array_equal(read, wanted)
+
+
+@pytest.mark.parametrize("values", [{}, {"neuron": 1}, {"neuron": "instances"}])
+def test_rois_are_instances_however_they_are_declared(rois, values):
+    reader = _reader(rois, _annotation(source="rois.zip", every=2, values=values))
+    assert reader.has_instances
+    ids = reader.read_instances(Box.of_shape(SAMPLE))
+    assert ids.dtype == np.uint32
+    assert [sorted(set(ids[z].ravel())) for z in (2, 3, 6)] == [[0, 1, 2], [0], [0, 3]]
+    np.testing.assert_array_equal(ids > 0, reader.read(Box.of_shape(SAMPLE)) == 2)
+
+
+def test_rois_may_mark_what_to_ignore(rois):
+    values = {"background": 8, "neuron": 9, "ignore": 1}
+    reader = _reader(rois, _annotation(source="rois.zip", every=1, values=values))
+    assert np.bincount(reader.read(BOX).ravel()).tolist() == [BOX.size - 27, 0, 0, 27]
+    assert not reader.read_instances(BOX).any()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "either background or was not looked at, .* declare .* `slices`, or all of them by `every = 1`"),
+        ({"slices": (0, 2)}, "the ROI 'c' lies on slice 5 of ImageJ, plane 4 of its box, which is not declared"),
+        ({"every": 1, "values": {"neuron": 2}}, "none of its `values` is 1"),
+        ({"every": 1, "box": ((2, 8), (3, 12), (4, 9))}, "the ROI 'b' lies wholly outside"),
+    ],
+)
+def test_what_does_not_fit_an_roi_set_is_refused(rois, given, said):
+    with pytest.raises(UserError, match=said):
+        _reader(rois, _annotation(**{"source": "rois.zip", "values": {}} | given))
+
+
+def _numbers(root):
+    """BOX as a label image: 0 background, 3 ignored, all else the numbers of neurons."""
+    numbers = np.random.default_rng(1).integers(0, 90_000, BOX.shape).astype(np.uint32)
+    numbers[:, :2] = 0
+    numbers[:, 2:4] = 3
+    zarr.create_array(str(root / "cells.zarr"), data=numbers, chunks=(4, 5, 6))
+    tifffile.imwrite(root / "cells.tif", numbers, photometric="minisblack")
+    return numbers
+
+
+@pytest.mark.parametrize("source", ["cells.zarr", "cells.tif"])
+def test_a_label_image_holds_one_neuron_per_value(root, source):
+    numbers = _numbers(root)
+    reader = _reader(root, _annotation(source=source, values={"neuron": "instances", "ignore": 3}))
+    reader = pickle.loads(pickle.dumps(reader))
+    labels = reader.read(BOX)
+    np.testing.assert_array_equal(labels, np.select([numbers == 0, numbers == 3], [1, 3], 2))
+    assert reader.has_instances
+    np.testing.assert_array_equal(reader.read_instances(BOX), np.where(labels == 2, numbers, 0))
+    assert json.loads(json.dumps(reader.identity())) == reader.identity()
+
+
+def test_labels_of_the_whole_sample_are_cut_to_their_box(root):
+    whole = np.arange(np.prod(SAMPLE)).reshape(SAMPLE).astype(np.int32)
+    zarr.create_array(str(root / "whole.zarr"), data=whole, chunks=(4, 5, 6))
+    ids = _reader(root, _annotation(source="whole.zarr", values={"neuron": "instances"})).read_instances(BOX)
+    np.testing.assert_array_equal(ids, whole[BOX.slices])
+
+
+def test_masks_have_no_instances(root):
+    reader = _reader(root, _annotation())
+    assert not reader.has_instances
+    assert not reader.read_instances(BOX).any()
+
+
+def test_numbers_of_different_annotations_differ_and_follow_the_labels(rois):
+    numbers = _numbers(rois)
+    cells = _annotation(source="cells.zarr", values={"neuron": "instances", "ignore": 3})
+    outlines = _annotation(source="rois.zip", slices=(0, 4), values={})
+    reader = _reader(rois, cells, _annotation(), outlines)
+    ids, labels = reader.read_instances(BOX), reader.read(BOX)
+    assert set(np.unique(ids[0])) == {0, 1 + 2**31, 2 + 2**31}  # the second of two annotations with numbers
+    left = (EXPECTED[DRAWN] == 0)[1]  # plane 1 has no outlines: the mask, without numbers, wins where it labels
+    np.testing.assert_array_equal(ids[1], np.where(left & (labels[1] == 2), numbers[1], 0))
+    assert not ids[labels != 2].any()
+
+
+@pytest.mark.parametrize(("most", "others", "bits"), [(2**32, 0, 32), (2**31, 1, 31), (2**30, 2, 30)])
+def test_numbers_that_do_not_fit_are_refused(root, most, others, bits):
+    numbers = np.full(BOX.shape, most - 1, np.uint64)
+    values = {"neuron": "instances"}
+    for name, value in (("fits.zarr", most - 1), ("wide.zarr", most)):
+        numbers[3, 3, 3] = value
+        zarr.create_array(str(root / name), data=numbers, chunks=(4, 5, 6))
+    more = [_annotation(values={"neuron": "instances"})] * others
+    fits = _reader(root, _annotation(source="fits.zarr", values=values), *more)
+    assert fits.pieces[0].read_instances(BOX).max() == most - 1
+    fits.read_instances(BOX)
+    wide = _reader(root, _annotation(source="wide.zarr", values=values), *more)
+    with pytest.raises(Failure, match=rf"annotation wide.zarr .* the instance {most} does not fit in .*{bits} bits"):
+        wide.read_instances(BOX)
+
+
+def test_the_identity_of_a_mask_is_that_of_earlier_releases(root):
+    found = (root / "a.tif").stat()
+    assert _reader(root, _annotation(every=3)).identity() == {
+        "kind": "annotations",
+        "pieces": [
+            {
+                "box": [[2, 8], [3, 12], [4, 15]],
+                "planes": [0, 3],
+                "values": {"background": 0, "neuron": 1, "ignore": 3},
+                "source": {"kind": "TIFF", "files": {"a.tif": [found.st_size, found.st_mtime_ns]}},
+            }
+        ],
+    }
+
+
+class _Image:
+    def __init__(self, array):
+        self.array = array
+
+    def read(self, box, channels):
+        return self.array[None][(list(channels), *box.slices)]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_annotation_whose_raw_crop_is_not_in_the_sample_is_refused(root, whole):
+    image = np.random.default_rng(5).integers(0, 60_000, SAMPLE).astype(np.uint16)
+    tifffile.imwrite(root / "crop.tif", image if whole else image[BOX.slices], photometric="minisblack")
+    reader = _reader(root, _annotation(), _annotation(crop="crop.tif"))
+    check_crops(reader, _Image(image), 0)
+    with pytest.raises(
+        UserError, match=r"annotation a.tif of sample brain: its raw crop .*crop\.tif differs .* \(1, 0, 2\)"
+    ):
+        check_crops(reader, _Image(np.roll(image, (1, 0, 2), (0, 1, 2))), 0)
+    assert "crop" not in reader.identity()["pieces"][0]
+    assert "crop.tif" in reader.identity()["pieces"][1]["crop"]["files"]
+
+
+def test_a_raw_crop_has_the_shape_of_the_box_and_one_channel(root):
+    for name, shape in (("small.tif", (3, 9, 11)), ("two.tif", (6, 2, 9, 11))):
+        axes = {"axes": "ZCYX"[-len(shape) :] if len(shape) == 4 else "ZYX"}
+        tifffile.imwrite(root / name, np.zeros(shape, np.uint8), imagej=True, metadata=axes)
+    with pytest.raises(UserError, match=r"raw crop .*small\.tif: the file has the shape \(3, 9, 11\)"):
+        _reader(root, _annotation(crop="small.tif"))
+    with pytest.raises(UserError, match=r"raw crop .*two\.tif has 2 channels"):
+        _reader(root, _annotation(crop="two.tif"))
+    with pytest.raises(UserError, match=r"none\.tif: there is no such file"):
+        _reader(root, _annotation(crop="none.tif"))

@@ -5,6 +5,8 @@ import pickle
 import numpy as np
 import pytest
 import tifffile
+import yaml
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,3 +97,45 @@ def test_outside_the_volume_it_is_reflected(start, length):
     both = np.stack([STACK, STACK + 1])
     read = read_reflected(_Array(both), box, STACK.shape, (1, 0))
     np.testing.assert_array_equal(read, np.stack([wanted + 1, wanted]))
+
+
+def _zarr(folder):
+    zarr.create_array(str(folder / "v.zarr"), shape=STACK.shape, chunks=(2, 3, 4), dtype="uint16")[...] = STACK
+    return "v.zarr"
+
+
+def _hdf5(folder):
+    with pytest.importorskip("h5py").File(folder / "v.h5", "w") as file:
+        file["data/raw"] = STACK
+    return "v.h5:/data/raw"
+
+
+def _mosaic(folder):
+    (folder / "p").mkdir()
+    tifffile.imwrite(folder / "p/0_0.tif", STACK)
+    z, y, x = STACK.shape
+    tile = {
+        "X": 0,
+        "Y": 0,
+        "Z": 0,
+        "Xs": 0,
+        "Ys": 0,
+        "Zs": 0,
+        "nfrms": z,
+        "xsize": x,
+        "ysize": y,
+        "filename": "0_0.tif",
+    }
+    (folder / "p/stitch.yml").write_text(yaml.safe_dump({"filematrix": [tile]}))
+    return "p"
+
+
+@pytest.mark.parametrize("kind", [_zarr, _hdf5, _mosaic])
+def test_the_kind_of_source_is_told_by_looking_at_it(tmp_path, kind):
+    source = open_source(_sample(source=kind(tmp_path)), tmp_path)
+    assert source.shape == (1, *STACK.shape)
+    box = Box((1, 2, 3), (4, 6, 9))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(source)).read(box, (0,))[0], STACK[box.slices])
+    out = np.zeros((1, *box.shape), np.uint16)
+    assert source.read(box, (0,), out) is out
+    np.testing.assert_array_equal(out[0], STACK[box.slices])

@@ -154,6 +154,20 @@ def test_natural_sorting_puts_2_before_10():
     assert sorted(["s10", "s9a", "S1", "s9", "x"], key=natural_key) == ["S1", "s9", "s9a", "s10", "x"]
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["1.tif", "2.tif", "4.tif"], r"f: slice 3 is missing, between 2\.tif and 4\.tif"),
+        (["1.tif", "01.tif", "2.tif"], r"f: 01\.tif and 1\.tif have the same number"),
+        (["a1.tif", "a2.tif", "b1.tif"], r"f: holds files of 2 series: a1\.tif .*, b1\.tif"),
+    ],
+)
+def test_a_folder_that_is_not_numbered_through_is_refused(tmp_path, names, said):
+    folder = _write_folder(tmp_path / "f", STACK[:3], names)
+    with pytest.raises(UserError, match=said):
+        open_tiff(folder)
+
+
 def test_a_folder_of_slices_with_channels(tmp_path):
     names = [f"{i:03}.tif" for i in range(len(HYPER))]
     folder = _write_folder(tmp_path / "cyx", HYPER, names, photometric="minisblack", metadata={"axes": "CYX"})
