@@ -8,7 +8,6 @@ from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 from flows.watch import Watch, artifact_key
-from neurovol.blockwise.cluster import open_client
 from neurovol.project import open_project
 from neurovol.settings import Overrides
 from neurovol.stages.order import Stage, actions, chosen, perform_all, to_redo
@@ -37,8 +36,7 @@ def run_stages(
     again = to_redo(todo, stages if redo else ())
     watch = Watch()
     watch.logger.info("Plan\n%s", text_of(plan for action in todo for plan in action.plan()))
-    with open_client(steps.project.settings.cluster) as client:
-        perform_all(todo, client, again, watch.report, watch.begin)
+    perform_all(steps, todo, again, watch.report, watch.begin)
     key = artifact_key(f"{title} {sample or steps.project.settings.name}")
     create_markdown_artifact(summary(steps, title, [a.step for a in todo]), key=key, description=title)
 

@@ -9,133 +9,14 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import neurovol
+from neurovol.arguments import STAGES_OF, parser
 from neurovol.errors import Failure, UserError
 
 if TYPE_CHECKING:
     from neurovol.stages.order import Action
     from neurovol.stages.steps import Steps
-
-STAGES_OF = {  # what each stage command does
-    "convert": ("convert", "annotate"),
-    "pseudolabel": ("pseudolabel",),
-    "train": ("train",),
-    "segment": ("segment",),
-    "evaluate": ("evaluate", "report"),
-    "run": ("convert", "annotate", "pseudolabel", "train", "segment", "evaluate", "report"),
-}
-
-DESCRIPTION = """\
-Every neuronal body in 3D from a few annotated slices: stitched stacks in, probabilities, figures and a
-report out. Samples may be far larger than memory; an interrupted command goes on where it was.
-"""
-
-EPILOG = """\
-examples:
-  neurovol run project.toml                  do whatever the project file declares and is not done yet
-  neurovol run project.toml --dry-run        print what that would be: blocks, bytes, memory, hours
-  neurovol status project.toml               what is done, begun, stale (and why), or missing
-  neurovol train project.toml --set train.steps=500
-  neurovol convert slices/ slab.ome.zarr --voxel-size 2 0.88 0.88
-
-exit codes: 0 done; 1 something failed, what is finished is kept, run again to go on; 2 something for you to mend.
-"""
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line, with its help."""
-    top = argparse.ArgumentParser(
-        prog="neurovol",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    top.add_argument("--version", action="version", version=f"neurovol {neurovol.__version__}")
-    top.add_argument("-v", "--verbose", action="store_true", help="show each block's retries and details")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    _stage(commands, "run", "do all that a project file declares and is not done yet")
-    _stage(commands, "convert", "a project's sources to chunked OME-Zarr, or one SOURCE to DEST")
-    _stage(commands, "pseudolabel", "train the 2D CNN on annotated pixels, and label the training boxes with it")
-    _stage(commands, "train", "train the 3D U-Net on annotated and pseudo-labelled voxels, and its baseline")
-    _stage(commands, "segment", "the U-Net over whole samples, block by block")
-    _stage(commands, "evaluate", "score the three methods on the test annotations, and write the report")
-    status = commands.add_parser(
-        "status",
-        help="what of a project is done, begun, stale or missing",
-        description=(
-            "Prints every step of a project and how far it is; for a stale one, the setting or input that changed."
-        ),
-    )
-    status.add_argument("project", type=Path, metavar="PROJECT", help="project file (TOML)")
-    _set(status)
-    _phantom(commands)
-    return top
-
-
-def _stage(commands: Any, name: str, what: str) -> None:
-    command = commands.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
-    command.add_argument("project", type=Path, metavar="PROJECT", help="project file (TOML)")
-    if name == "convert":
-        command.usage = "neurovol convert [options] PROJECT\n       neurovol convert [options] SOURCE DEST"
-        command.add_argument(
-            "dest",
-            type=Path,
-            nargs="?",
-            metavar="DEST",
-            help="with a SOURCE in place of PROJECT: the OME-Zarr to write",
-        )
-        command.add_argument(
-            "--voxel-size",
-            type=float,
-            nargs=3,
-            metavar=("Z", "Y", "X"),
-            help="in µm, for SOURCE DEST; default: what the source says",
-        )
-        command.add_argument("--channels", type=int, nargs="+", metavar="C", help="for SOURCE DEST; default: 0")
-    command.add_argument("--sample", metavar="NAME", help="only this sample")
-    command.add_argument(
-        "--redo",
-        action="append",
-        default=[],
-        metavar="STAGE",
-        help="build a stage's stale results anew, or all of its results if none is stale; "
-        "the old ones stay until the new are complete",
-    )
-    command.add_argument("--dry-run", action="store_true", help="print the plan, do nothing")
-    _set(command)
-
-
-def _set(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="override a setting of the project file, for example train.steps=500",
-    )
-
-
-def _phantom(commands: Any) -> None:
-    command = commands.add_parser(
-        "phantom",
-        help="write a made-up sample with known truth as TIFF",
-        description="Writes two-photon-like cortex with known truth as an OME-TIFF, slab by slab, whatever its size.",
-    )
-    command.add_argument("dest", type=Path, metavar="DEST", help="TIFF file to write")
-    command.add_argument(
-        "--shape",
-        type=int,
-        nargs=3,
-        default=(64, 256, 256),
-        metavar=("Z", "Y", "X"),
-        help="voxels (default: 64 256 256)",
-    )
-    command.add_argument("--seed", type=int, default=0, help="same seed, same sample (default: 0)")
-    command.add_argument("--contrast", type=float, default=1.0, help="brightness of cells against tissue (default: 1)")
-    command.add_argument("--truth", type=Path, metavar="FILE", help="also write the truth, 1 = neuron")
-    command.add_argument("--dry-run", action="store_true", help="print the plan, do nothing")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -173,6 +54,8 @@ def _steps(file: Path, overrides: list[str]) -> Steps:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if options.command == "convert" and options.on_bad_slice is not None:
+        options.set.append(f"convert.on_bad_slice={options.on_bad_slice}")
     if options.command == "convert" and options.dest is not None:
         steps = _single(options)
     else:
@@ -207,8 +90,8 @@ def _refuse_nothing_to_learn(steps: Steps, command: str) -> None:
 
 
 def _perform(steps: Steps, every: list[Action], todo: list[Action], redo: list[str]) -> None:
-    from neurovol.blockwise.cluster import open_client
     from neurovol.project import state_of
+    from neurovol.stages.convert import filled_text
     from neurovol.stages.order import perform_all, to_redo
     from neurovol.terminal import Bars
 
@@ -216,17 +99,22 @@ def _perform(steps: Steps, every: list[Action], todo: list[Action], redo: list[s
     if not again and all(state_of(action.step).kind == "done" for action in todo):
         print("nothing to do: all is done")
         return
-    with Bars() as bars, open_client(steps.project.settings.cluster) as client:
-        perform_all(todo, client, again, bars.report, bars.begin)
+    with Bars() as bars:
+        perform_all(steps, todo, again, bars.report, bars.begin)
+    for action in todo:
+        if action.step.stage == "convert" and (text := filled_text(action.step)):
+            print(text)
     if any(action.step.stage == "report" for action in todo):
         print(f"report: {steps.project.report}")
 
 
 def _single(options: argparse.Namespace) -> Steps:
     """SOURCE DEST as a project of one sample whose image lies at DEST."""
+    from neurovol.projectfile import parse_override
     from neurovol.stages.single import single_conversion
 
-    return single_conversion(options.project, options.dest, options.voxel_size, options.channels)
+    overrides = dict(parse_override(text) for text in options.set)
+    return single_conversion(options.project, options.dest, options.voxel_size, options.channels, overrides)
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -234,6 +122,31 @@ def _status(options: argparse.Namespace) -> None:
     from neurovol.terminal import print_status
 
     print_status(actions(_steps(options.project, options.set)))
+
+
+def _verify_store(options: argparse.Namespace) -> None:
+    from neurovol.blockwise.cluster import cores, open_client
+    from neurovol.settings import ClusterSettings
+    from neurovol.stages.verify import damages, original_of, repair, shards_of
+    from neurovol.terminal import Bars
+    from neurovol.volume.omezarr import open_volume
+
+    total = sum(map(len, shards_of(open_volume(options.store))))
+    original = None if options.source is None else original_of(options.store, options.source, options.channels)
+    with Bars() as bars, open_client(ClusterSettings(workers=cores(), threads=1)) as client:
+        found = list(damages(client, options.store, original, bars.report))
+        for damage in found:
+            print(f"damaged: {damage}")
+        if found and options.repair:
+            repair(client, options.store, found, original)
+            print(f"repaired {len(found)} of {total} shards; reading all once more")
+            found = list(damages(client, options.store, original, bars.report))
+    if found:
+        raise Failure(
+            f"{options.store}: {len(found)} of {total} shards are damaged, the first is {found[0]}; "
+            f"mend them with --repair (level 0 also needs --source), or build the volume anew"
+        )
+    print(f"{options.store}: all {total} shards are whole{'' if original is None else ' and equal to the source'}")
 
 
 def _write_phantom(options: argparse.Namespace) -> None:
@@ -253,6 +166,7 @@ def _write_phantom(options: argparse.Namespace) -> None:
 COMMANDS = {
     **dict.fromkeys(STAGES_OF, _run),
     "status": _status,
+    "verify": _verify_store,
     "phantom": _write_phantom,
 }
 

@@ -306,35 +306,3 @@ class BlockGrid:
 def shard_keys(box: Box, shard: Zyx) -> list[Zyx]:
     """The grid positions of the shards that a box touches."""
     return [zyx(p) for p in product(*(range(a, b) for a, b in box.downsampled(shard).pairs))]
-
-
-def fitted_shard(volume: Zyx, chunk: Zyx, shard: Zyx) -> Zyx:
-    """A shard of whole chunks, no larger than a small volume needs.
-
-    >>> fitted_shard((30, 510, 667), (32, 64, 64), (128, 256, 256))
-    (32, 256, 256)
-    """
-    if any(s % c for s, c in zip(shard, chunk, strict=True)):
-        raise ValueError(f"shard {shard} is not a whole number of chunks {chunk}")
-    return zyx(min(s, round_up(n, c)) for n, c, s in zip(volume, chunk, shard, strict=True))
-
-
-def level_factors(shape: Zyx, voxel_size_um: tuple[float, float, float], smallest: int = 64) -> list[Zyx]:
-    """By what each pyramid level is coarser than the one below, from level 1 on.
-
-    An axis is halved only while its voxels are not clearly larger than the finest axis', so that
-    anisotropic voxels become near isotropic first; levels end once no axis exceeds `smallest`.
-
-    >>> level_factors((30, 510, 667), (5.0, 2.0, 2.0))
-    [(1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2)]
-    """
-    factors: list[Zyx] = []
-    sizes = list(voxel_size_um)
-    while max(shape) > smallest:
-        # sqrt(2): halving an axis already larger than this times the finest would worsen anisotropy
-        limit = min(s for s, n in zip(sizes, shape, strict=True) if n > 1) * 2**0.5
-        step = zyx(2 if s <= limit and n > 1 else 1 for s, n in zip(sizes, shape, strict=True))
-        factors.append(step)
-        sizes = [s * f for s, f in zip(sizes, step, strict=True)]
-        shape = ceil_div(shape, step)
-    return factors

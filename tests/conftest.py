@@ -4,9 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 from distributed import Client
+from hypothesis import settings
 
 from neurovol.blockwise.cluster import open_client
 from neurovol.settings import ClusterSettings
+
+settings.register_profile("neurovol", deadline=None)  # a busy machine makes no test wrong
+settings.load_profile("neurovol")
 
 
 @pytest.fixture(scope="session")

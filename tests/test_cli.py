@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from neurovol.cli import main, parser
+from neurovol.arguments import parser
+from neurovol.cli import main
 from neurovol.volume.omezarr import open_volume
 
 STACK = np.random.default_rng(0).integers(1, 1000, (5, 40, 50)).astype(np.uint16)

@@ -5,17 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurovol.geometry import (
-    BlockGrid,
-    Box,
-    Zyx,
-    ceil_div,
-    check_halo,
-    level_factors,
-    reflected,
-    shard_keys,
-    windows,
-)
+from neurovol.geometry import BlockGrid, Box, Zyx, ceil_div, check_halo, reflected, shard_keys, windows
+from neurovol.levels import level_factors
 
 sizes = st.tuples(*[st.integers(1, 23)] * 3)
 small = st.tuples(*[st.integers(1, 7)] * 3)

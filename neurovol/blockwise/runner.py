@@ -118,6 +118,25 @@ class Meter:
         self.report(Progress(header.step, done, header.total, "blocks", here, seconds, self.voxels))
 
 
+def settled(client: Client, task: BlockTask, blocks: Sequence[Block], retries: int) -> Iterator[Attempt]:
+    """The last attempt at each block, as they come: done, or failed for good after `retries` further attempts.
+
+    Raises DiskFull at once, as no block would fare better.
+    """
+    submission = _Submission(client, task, blocks)
+    try:
+        for result in submission:
+            if result.disk_full:
+                raise DiskFull(result.error)
+            if result.error is None or result.hopeless or result.number > retries:
+                yield result
+            else:
+                log.warning("block %d failed, trying again: %s", result.block.index, result.last_line)
+                submission.again.append((result.block, result.number + 1))
+    finally:
+        submission.cancel()
+
+
 def run_blocks(
     client: Client,
     task: BlockTask,
@@ -125,17 +144,17 @@ def run_blocks(
     meter: Meter,
     *,
     retries: int = 2,
+    refuse: bool = True,
 ) -> None:
     """Run `task` on every block that the meter's ledger does not call done.
 
     A block that fails is tried again `retries` times, then quarantined with its traceback; all
-    others finish. Raises Failure in the end if any is quarantined, and at once if the disk is full.
+    others finish. Raises Failure in the end if any is quarantined (unless `refuse` is False, where
+    more blocks follow), and at once if the disk is full.
     """
     ledger = meter.ledger
-    todo = [b for b in blocks if b.index not in ledger.done]
-    submission = _Submission(client, task, todo)
     try:
-        for result in submission:
+        for result in settled(client, task, [b for b in blocks if b.index not in ledger.done], retries):
             if result.crc32c is not None:
                 ledger.append(
                     result.block.index,
@@ -146,9 +165,7 @@ def run_blocks(
                     attempt=result.number,
                 )
                 meter.add(result.block)
-            elif result.disk_full:
-                raise DiskFull(result.error)
-            elif result.hopeless or result.number > retries:
+            else:
                 log.error("%s: block %d set aside: %s", ledger.header.step, result.block.index, result.last_line)
                 ledger.append(
                     result.block.index,
@@ -157,19 +174,15 @@ def run_blocks(
                     box=result.block.write.pairs,
                     error=result.error,
                 )
-            else:
-                log.warning(
-                    "%s: block %d failed, trying again: %s", ledger.header.step, result.block.index, result.last_line
-                )
-                submission.again.append((result.block, result.number + 1))
     finally:
-        submission.cancel()
         ledger.sync()
     meter.say()
-    _refuse_quarantined(ledger, len(blocks))
+    if refuse:
+        refuse_quarantined(ledger, len(blocks))
 
 
-def _refuse_quarantined(ledger: Ledger, total: int) -> None:
+def refuse_quarantined(ledger: Ledger, total: int) -> None:
+    """Failure, naming the blocks, where any of a step has been set aside."""
     bad = {i: row for i, row in sorted(ledger.rows.items()) if row["state"] == "quarantined"}
     if not bad:
         return

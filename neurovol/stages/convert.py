@@ -1,83 +1,42 @@
-"""Stage convert: a source becomes a sharded OME-Zarr with pyramid and histogram, its annotations labels."""
+"""Stage convert: a source becomes a sharded OME-Zarr with pyramid and histogram, in one pass over its voxels."""
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from math import prod
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from distributed import Client
 
-from neurovol.blockwise.ledger import Header, Ledger
+from neurovol.blockwise.ledger import Header, Ledger, read_ledger
+from neurovol.blockwise.runner import Meter, run_blocks
 from neurovol.errors import UserError
-from neurovol.geometry import Block, BlockGrid, Box, Receipt, Zyx, fitted_shard, level_factors
+from neurovol.geometry import BlockGrid, ceil_div
+from neurovol.levels import files_of, level_shard
 from neurovol.progress import Report, silent
 from neurovol.project import Step, perform, state_of
 from neurovol.settings import StoreSettings
-from neurovol.stages.cover import label_pieces, level_blocks, write_levels
+from neurovol.stages.copying import Convert, run_unpacked, worker_bytes
+from neurovol.stages.cover import level_blocks, write_coarser
 from neurovol.stages.plan import Plan
-from neurovol.stages.steps import SampleView, Steps
-from neurovol.volume.annotation import AnnotationReader
+from neurovol.stages.steps import Steps
+from neurovol.stages.view import SampleView
 from neurovol.volume.histogram import Histogram
-from neurovol.volume.omezarr import (
-    VolumeReader,
-    VolumeWriter,
-    create_volume,
-    finish_volume,
-    open_volume,
-    register_label,
-    sweep_partial,
-)
-from neurovol.volume.source import Source
-
-
-@dataclass(frozen=True)
-class Convert:
-    """Copies one block from the source and keeps its histogram, one file a block."""
-
-    source: Source
-    channels: tuple[int, ...]
-    writer: VolumeWriter
-    histograms: str
-
-    def __call__(self, block: Block) -> Receipt:
-        array = self.source.read(block.write, self.channels)
-        Histogram.of(array).save(_histogram_file(Path(self.histograms), block.index))
-        return self.writer.write(block.write, array)
-
-
-@dataclass(frozen=True)
-class Annotate:
-    """Copies one block of annotations, and refuses nothing: what is unlabelled is 0."""
-
-    reader: AnnotationReader
-    writer: VolumeWriter
-
-    def __call__(self, block: Block) -> Receipt:
-        return self.writer.write(block.write, self.reader.read(block.write))
-
-
-def _histogram_file(folder: Path, index: int) -> Path:
-    return folder / f"{index}.npz"
-
-
-def _histograms(step: Step) -> Path:
-    """Where the blocks' histograms lie until they are merged."""
-    return step.ledger.with_suffix(".histograms")
+from neurovol.volume.omezarr import create_volume, finish_volume, open_volume, sweep_partial
+from neurovol.volume.unpacked import scratch_bytes
 
 
 def plan_convert(steps: Steps, sample: str) -> list[Plan]:
     """What converting a sample would do."""
-    view, store = steps.samples[sample], steps.project.settings.convert
+    view, settings = steps.samples[sample], steps.project.settings.convert
     step = steps.convert(sample)
     state = state_of(step)
-    shard = fitted_shard(view.shape, store.chunk, store.shard)
+    shard = view.layout["shard"]
     grid = BlockGrid(view.shape, shard, shard)
-    item = view.source.dtype.itemsize * len(view.channels)
-    levels = len(level_factors(view.shape, view.voxel_size_um))
+    item = view.voxel_bytes
     plan = Plan(
         step.name,
         state.kind,
@@ -85,26 +44,42 @@ def plan_convert(steps: Steps, sample: str) -> list[Plan]:
         blocks_done=min(state.done, len(grid)),
         read_bytes=prod(view.shape) * item,
         write_bytes=int(prod(view.shape) * item * 8 / 7),
-        memory_bytes=3 * prod(shard) * item,
+        memory_bytes=worker_bytes(view),
         voxels=prod(view.shape) * len(view.channels),
         pace="convert",
         notes=(
             f"source    {view.source.identity()['kind']}, {view.source.dtype}, {_shape(view.shape)} voxels (z, y, x) "
             f"of {_shape(view.voxel_size_um)} µm, channels {list(view.channels)}",
-            f"store     {step.output}; shards of {_shape(shard)}, {levels + 1} levels",
+            f"store     {step.output}; chunks of {_shape(view.chunk)}, shards of {_shape(shard)}, "
+            f"{1 + len(view.layout['factors'])} levels, of which {view.fused} are made with level 0",
+            f"files     {len(grid):,} for level 0, {sum(_files(view)):,} in all",
+            *_scratch_notes(view, scratch_folder(step, settings)),
         ),
     )
     return [plan]
 
 
-def plan_annotate(steps: Steps, sample: str, role: str) -> list[Plan]:
-    """What copying a sample's annotations of one role would do."""
-    step = steps.annotate(sample, role)
-    boxes = steps.samples[sample].boxes(role)
-    voxels = sum(box.size for box in boxes)
-    note = "boxes     " + "; ".join(str([list(p) for p in box.pairs]) for box in boxes)
-    state = state_of(step).kind
-    return [Plan(step.name, state, voxels=voxels, write_bytes=voxels, pace="annotate", notes=(note,))]
+def _files(view: SampleView) -> list[int]:
+    """How many shards each level has."""
+    layout = view.layout
+    counts = []
+    for level in range(1 + len(layout["factors"])):
+        shape = view.shape
+        for step in layout["factors"][:level]:
+            shape = ceil_div(shape, step)
+        shard = level_shard(view.shape, view.chunk, layout["shard"], layout["factors"], level, view.fused)
+        counts.append(files_of(shape, shard))
+    return counts
+
+
+def _scratch_notes(view: SampleView, folder: Path) -> tuple[str, ...]:
+    if not view.unpacks:
+        return ()
+    needed = scratch_bytes(view.shape, view.layout["shard"], view.voxel_bytes)
+    return (
+        f"scratch   {needed / 1e9:.3g} GB at a time in {folder}: slices are compressed in pieces of "
+        f"{_shape(view.source.grain)} voxels, and each is decoded once",
+    )
 
 
 def _shape(values: tuple[float, ...]) -> str:
@@ -114,13 +89,12 @@ def _shape(values: tuple[float, ...]) -> str:
 def convert(steps: Steps, sample: str, *, client: Client, redo: bool = False, report: Report = silent) -> None:
     """Bring a sample's image to the store. UserError or Failure where that cannot be."""
     view = steps.samples[sample]
-    retries = steps.project.settings.cluster.retries
     step = steps.convert(sample)
     was = step.output.exists()
 
     def copy_image(step: Step) -> None:
-        histogram = steps.project.histogram(sample)
-        _copy_image(step, view, steps.project.settings.convert, histogram, client, retries, report)
+        settings, histogram = steps.project.settings, steps.project.histogram(sample)
+        _copy_image(step, view, settings.convert, histogram, client, settings.cluster.retries, report)
 
     perform(step, copy_image, redo=redo)
     if redo and was:  # the labels lay inside the old image
@@ -132,42 +106,43 @@ def convert(steps: Steps, sample: str, *, client: Client, redo: bool = False, re
 def _copy_image(
     step: Step,
     view: SampleView,
-    store: StoreSettings,
+    settings: StoreSettings,
     histogram_file: Path,
     client: Client,
     retries: int,
     report: Report,
 ) -> None:
     _claim(step)
-    factors = level_factors(view.shape, view.voxel_size_um)
-    create_volume(
-        step.output,
-        shape=view.shape,
-        channels=len(view.channels),
-        dtype=view.source.dtype,
-        voxel_size_um=view.voxel_size_um,
-        chunk=store.chunk,
-        shard=store.shard,
-        factors=factors,
-    )
+    create_volume(step.output, channels=len(view.channels), dtype=view.source.dtype, fused=view.fused, **view.layout)
     sweep_partial(step.output)
-    histograms = _histograms(step)
-    histograms.mkdir(parents=True, exist_ok=True)
-    task = Convert(view.source, view.channels, VolumeWriter(str(step.output)), str(histograms))
+    notes = step.ledger.with_suffix(".notes")
+    notes.mkdir(parents=True, exist_ok=True)
     blocks = level_blocks(open_volume(step.output, allow_incomplete=True))
+    factors = tuple(view.layout["factors"][: view.fused])
     with Ledger(step.ledger, Header(step.name, step.inputs, sum(map(len, blocks)))) as ledger:
-        write_levels(client, step.output, task, ledger, retries=retries, report=report)
-        histogram = merged([_histogram_file(histograms, b.index) for b in blocks[0]], len(view.channels))
+        meter = Meter(ledger, report)
+        task = Convert(
+            view.source, view.channels, str(step.output), factors, str(notes), settings.on_bad_slice == "fill"
+        )
+        if view.unpacks:
+            run_unpacked(client, task, blocks[0], meter, retries, scratch_folder(step, settings))
+        else:
+            run_blocks(client, task, blocks[0], meter, retries=retries)
+        write_coarser(client, step.output, blocks, meter, "mean", retries)
+        histogram = _merged([notes / f"{b.index}.npz" for b in blocks[0]], len(view.channels))
         histogram.save(histogram_file)
         low, high = histogram.constants()
         finish_volume(
             step.output,
             name=view.name,
-            attributes={"normalisation": {"rule": "percentile-1-99.8", "low": list(low), "high": list(high)}},
+            attributes={
+                "normalisation": {"rule": "percentile-1-99.8", "low": list(low), "high": list(high)},
+                **_filled(notes),
+            },
             omero=list(zip(low, high, strict=True)),
         )
-        ledger.finish(voxels=prod(view.shape), low=list(low), high=list(high))
-    shutil.rmtree(histograms)
+        ledger.finish(voxels=prod(view.shape), low=list(low), high=list(high), **_filled(notes))
+    shutil.rmtree(notes)
 
 
 def _claim(step: Step) -> None:
@@ -181,56 +156,31 @@ def _claim(step: Step) -> None:
     step.ledger.touch()  # from here on the store is known as this project's, whenever death comes
 
 
-def merged(files: list[Path], channels: int) -> Histogram:
-    """The blocks' histograms as one, read one at a time."""
-    result = Histogram.empty(channels)
-    for file in files:
-        result = result.merge(Histogram.load(file))
-    return result
+def _merged(files: Iterable[Path], channels: int) -> Histogram:
+    return Histogram.merged(map(Histogram.load, files), channels)
 
 
-def annotate(
-    steps: Steps, sample: str, role: str, *, client: Client, redo: bool = False, report: Report = silent
-) -> None:
-    """Copy a sample's annotations of one role into its image's labels."""
-    view, store = steps.samples[sample], steps.project.settings.convert
-    retries = steps.project.settings.cluster.retries
-    step = steps.annotate(sample, role)
-    if state_of(step).kind == "done" and not step.output.exists():
-        step.ledger.unlink()
-
-    def copy_labels(step: Step) -> None:
-        boxes = view.boxes(role)
-        _create_label(step.output, view.shape, view.voxel_size_um, store)
-        blocks = level_blocks(open_volume(step.output, allow_incomplete=True), boxes)
-        task = Annotate(view.annotations[role], VolumeWriter(str(step.output)))
-        with Ledger(step.ledger, Header(step.name, step.inputs, sum(map(len, blocks)))) as ledger:
-            write_levels(client, step.output, task, ledger, boxes, how="max", retries=retries, report=report)
-            finish_volume(step.output, name=role, attributes={"boxes": [b.pairs for b in boxes]}, label=True)
-            counts = _label_counts(step.output, boxes)
-            ledger.finish(voxels=sum(b.size for b in boxes), background=counts[1], neuron=counts[2], ignore=counts[3])
-
-    perform(step, copy_labels, redo=redo)
-    register_label(steps.project.image(sample), role)
+def _filled(notes: Path) -> dict[str, Any]:
+    """The slices that were filled with zeros, with the reason; nothing where there are none."""
+    found: dict[int, str] = {}
+    for file in sorted(notes.glob("*.bad")):
+        found |= {int(z): why for z, why in json.loads(file.read_text(encoding="utf-8")).items()}
+    return {"filled_slices": {str(z): found[z] for z in sorted(found)}} if found else {}
 
 
-def _label_counts(path: Path, boxes: Sequence[Box]) -> list[int]:
-    """Voxels of each label in the boxes: unlabelled, background, neuron, ignore."""
-    total = np.zeros(4, np.int64)
-    for labels, _ in label_pieces(VolumeReader(str(path)), boxes):
-        total += np.bincount(labels.ravel(), minlength=4)
-    return [int(n) for n in total]
+def filled_text(step: Step) -> str:
+    """Which slices of a finished conversion are zeros because they could not be read; nothing where there are none."""
+    record = read_ledger(step.ledger)
+    filled = (record.finished or {}).get("filled_slices", {}) if record is not None else {}
+    if not filled:
+        return ""
+    many = f"{len(filled)} slices could not be read and are" if len(filled) > 1 else "1 slice could not be read and is"
+    reasons = "; ".join(list(filled.values())[:3]) + ("; …" if len(filled) > 3 else "")
+    return f"{step.name}: {many} filled with zeros: z = {', '.join(filled)} ({reasons})"
 
 
-def _create_label(path: Path, shape: Zyx, voxel_size_um: tuple[float, float, float], store: StoreSettings) -> None:
-    create_volume(
-        path,
-        shape=shape,
-        channels=None,
-        dtype="uint8",
-        voxel_size_um=voxel_size_um,
-        chunk=store.chunk,
-        shard=store.shard,
-        factors=level_factors(shape, voxel_size_um),
-        sparse=True,
-    )
+def scratch_folder(step: Step, settings: StoreSettings) -> Path:
+    """Where decoded slices lie for a while: beside the ledger, or in a folder of their own under the one set."""
+    if settings.scratch is None:
+        return step.ledger.with_suffix(".scratch")
+    return settings.scratch / f"neurovol-{step.fingerprint}.scratch"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
@@ -102,12 +102,17 @@ def grids(info: VolumeInfo) -> list[BlockGrid]:
 
 
 def level_blocks(info: VolumeInfo, boxes: Sequence[Box] | None = None) -> list[list[Block]]:
-    """Per level the blocks that hold any of `boxes` (level 0 voxels; default all), numbered on through the levels."""
+    """Per level the blocks that hold any of `boxes` (level 0 voxels; default all), numbered on through the levels.
+
+    Levels whose shards are parts of level 0's have none of their own: they are written with those.
+    """
     all_grids = grids(info)
     offsets = [0, *accumulate(len(grid) for grid in all_grids)]
     result = []
     for level, grid in enumerate(all_grids):
-        blocks = list(grid) if boxes is None else grid.meeting(boxes)
+        blocks: Iterable[Block] = grid if boxes is None else grid.meeting(boxes)
+        if 0 < level <= info.fused:
+            blocks = ()
         result.append([Block(offsets[level] + b.index, b.write) for b in blocks])
         if boxes is not None and level + 1 < info.levels:
             boxes = [box.downsampled(info.factors[level]) for box in boxes]
@@ -141,15 +146,24 @@ def write_levels(
     report: Report = silent,
 ) -> None:
     """Run `task` over level 0, then make each level from the one below, all in one ledger."""
-    info = open_volume(path, allow_incomplete=True)
     meter = Meter(ledger, report)
-    for level, blocks in enumerate(level_blocks(info, boxes)):
-        if level:
-            task = Downsample(
-                VolumeReader(str(path), level - 1, allow_incomplete=True),
-                VolumeWriter(str(path), level),
-                info.level_shape(level - 1),
-                info.factors[level - 1],
-                how,
-            )
-        run_blocks(client, task, blocks, meter, retries=retries)
+    blocks = level_blocks(open_volume(path, allow_incomplete=True), boxes)
+    run_blocks(client, task, blocks[0], meter, retries=retries)
+    write_coarser(client, path, blocks, meter, how, retries)
+
+
+def write_coarser(
+    client: Client, path: Path, blocks: list[list[Block]], meter: Meter, how: Literal["mean", "max"], retries: int
+) -> None:
+    """Make each level that has blocks of its own from the one below, once level 0 is there."""
+    info = open_volume(path, allow_incomplete=True)
+    for level in range(1, info.levels):
+        task = Downsample(
+            VolumeReader(str(path), level - 1, allow_incomplete=True),
+            VolumeWriter(str(path), level),
+            info.level_shape(level - 1),
+            info.factors[level - 1],
+            how,
+        )
+        if blocks[level]:
+            run_blocks(client, task, blocks[level], meter, retries=retries)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -10,10 +11,14 @@ from typing import Literal, Protocol, get_args
 
 from distributed import Client
 
+from neurovol.blockwise.cluster import cores, open_client
 from neurovol.errors import UserError
 from neurovol.progress import Report
 from neurovol.project import State, Step, stale_text, state_of
-from neurovol.stages.convert import annotate, convert, plan_annotate, plan_convert
+from neurovol.settings import ClusterSettings
+from neurovol.stages.annotate import annotate, plan_annotate
+from neurovol.stages.convert import convert, plan_convert
+from neurovol.stages.copying import copiers
 from neurovol.stages.evaluate import evaluate, plan_evaluate
 from neurovol.stages.plan import Plan
 from neurovol.stages.pseudolabel import learn_cnn2d, plan_learn, plan_pseudolabel, pseudolabel
@@ -110,12 +115,29 @@ def to_redo(every: Iterable[Action], redo: Iterable[str]) -> set[str]:
 
 
 def perform_all(
-    every: Iterable[Action], client: Client, redo: set[str], report: Report, begin: Callable[[Action, State], None]
+    steps: Steps, every: Iterable[Action], redo: set[str], report: Report, begin: Callable[[Action, State], None]
 ) -> None:
     """Do the actions that are not done, in order; `begin` is told of each before it starts."""
-    for action in every:
-        state = state_of(action.step)
-        again = action.step.name in redo
-        begin(action, state)
-        if state.kind != "done" or again:
+    with ExitStack() as stack:
+        client: Client | None = None
+        of: ClusterSettings | None = None
+        for action in every:
+            state = state_of(action.step)
+            again = action.step.name in redo
+            begin(action, state)
+            if state.kind == "done" and not again:
+                continue
+            wanted = cluster_for(steps, action.step.stage)
+            if client is None or wanted != of:
+                stack.close()
+                client, of = stack.enter_context(open_client(wanted)), wanted
             action.work(client=client, redo=again, report=report)
+
+
+def cluster_for(steps: Steps, stage: str) -> ClusterSettings:
+    """The workers that a stage wants: as set; by default copying takes one a core, each on its own."""
+    cluster = steps.project.settings.cluster
+    if stage not in ("convert", "annotate") or cluster.kind != "local" or cluster.workers is not None:
+        return cluster
+    workers = copiers(steps.samples.values(), steps.project.settings.convert.allowed_bytes, cores())
+    return cluster.model_copy(update={"workers": workers, "threads": 1})

@@ -11,7 +11,8 @@ import torch
 from distributed import Client
 
 from neurovol.blockwise.ledger import Header, Ledger, read_ledger
-from neurovol.geometry import BlockGrid, Box, Zyx, check_halo, fitted_shard, level_factors, round_up, zyx
+from neurovol.geometry import BlockGrid, Box, Zyx, check_halo, round_up, zyx
+from neurovol.levels import fitted_shard
 from neurovol.networks.checkpoint import Checkpoint, check_matches, load_checkpoint
 from neurovol.networks.cnn2d import CNN2DKernel, CNN2DSpec
 from neurovol.networks.normalise import Normalisation
@@ -21,7 +22,8 @@ from neurovol.progress import Report, silent
 from neurovol.project import Step, perform, state_of
 from neurovol.stages.cover import Cover, level_blocks, write_levels
 from neurovol.stages.plan import Plan
-from neurovol.stages.steps import SampleView, Steps
+from neurovol.stages.steps import Steps
+from neurovol.stages.view import SampleView
 from neurovol.volume.omezarr import VolumeReader, VolumeWriter, create_volume, finish_volume, open_volume, sweep_partial
 
 TRIAL_SHAPE = (32, 64, 64)
@@ -64,9 +66,8 @@ def normalisation_of(image: Path) -> Normalisation:
 
 def plan_prediction(steps: Steps, wanted: Prediction, spec: CNN2DSpec | UNet3DSpec) -> Plan:
     """Blocks, windows, bytes, memory and hours of a prediction; needs no checkpoint and no image yet."""
-    store = steps.project.settings.convert
     shape = wanted.view.shape
-    shard = fitted_shard(shape, store.chunk, store.shard)
+    shard = fitted_shard(shape, wanted.view.chunk, wanted.view.shard)
     blocks = BlockGrid(shape, shard, shard).meeting(wanted.boxes)
     window = fitted_window(wanted.window, spec.stride)
     check_halo(spec.halo, spec.reach, spec.stride)
@@ -113,17 +114,7 @@ def _cover(steps: Steps, wanted: Prediction, step: Step, client: Client, report:
     checkpoint = load_checkpoint(wanted.checkpoint)
     check_matches(checkpoint, view.voxel_size_um, len(view.channels))
     spec = spec_of(checkpoint)
-    create_volume(
-        step.output,
-        shape=view.shape,
-        channels=None,
-        dtype="uint8",
-        voxel_size_um=view.voxel_size_um,
-        chunk=settings.convert.chunk,
-        shard=settings.convert.shard,
-        factors=level_factors(view.shape, view.voxel_size_um),
-        sparse=not wanted.whole,
-    )
+    create_volume(step.output, channels=None, dtype="uint8", sparse=not wanted.whole, **view.layout)
     sweep_partial(step.output)
     boxes = None if wanted.whole else wanted.boxes
     blocks = level_blocks(open_volume(step.output, allow_incomplete=True), boxes)

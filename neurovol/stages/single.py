@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from neurovol.errors import UserError
 from neurovol.project import Project
@@ -30,12 +31,25 @@ class SingleImage(Project):
         return self.dest.with_name(f"{self.dest.name}.histogram.npz")
 
 
-def single_conversion(source: Path, dest: Path, voxel_size_um: list[float] | None, channels: list[int] | None) -> Steps:
-    """The steps that convert `source` to `dest`; UserError where that cannot be."""
+def single_conversion(
+    source: Path,
+    dest: Path,
+    voxel_size_um: list[float] | None,
+    channels: list[int] | None,
+    overrides: dict[str, Any] | None = None,
+) -> Steps:
+    """The steps that convert `source` to `dest`; UserError where that cannot be.
+
+    `overrides` are settings as `section.key`, with their values.
+    """
     if not dest.name.endswith(".zarr"):
         raise UserError(f"{dest}: the result is an OME-Zarr, so its name must end in .zarr; try {dest.name}{SUFFIX}")
     sample = {"name": "image", "source": source.absolute(), "channels": channels or [0]}
     if voxel_size_um is not None:
         sample["voxel_size_um"] = voxel_size_um
-    settings = checked(ProjectSettings, "convert SOURCE DEST", name="single", samples=[sample])
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in (overrides or {}).items():
+        section, _, key = name.partition(".")
+        sections.setdefault(section, {})[key] = value
+    settings = checked(ProjectSettings, "convert SOURCE DEST", name="single", samples=[sample], **sections)
     return Steps(SingleImage(dest.absolute(), settings, dest.absolute()))

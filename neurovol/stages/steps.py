@@ -11,48 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from neurovol.errors import UserError
-from neurovol.geometry import Box, Zyx, zyx
+from neurovol.geometry import Box
 from neurovol.project import Project, Step
-from neurovol.settings import Annotation, Section
-from neurovol.volume.annotation import AnnotationReader, annotation_reader
-from neurovol.volume.source import Source, open_source, voxel_size_of
+from neurovol.settings import Section
+from neurovol.stages.view import SampleView, opened, plain
 
 # Raised whenever a stage would write other bytes from the same inputs.
-VERSIONS = {"convert": 1, "annotate": 1, "pseudolabel": 1, "train": 1, "segment": 1, "evaluate": 1, "report": 1}
+VERSIONS = {"convert": 2, "annotate": 1, "pseudolabel": 1, "train": 1, "segment": 1, "evaluate": 1, "report": 1}
 
 BASELINES = ("cnn2d", "unet3d_sparse")
-
-
-@dataclass(frozen=True)
-class SampleView:
-    """A sample as the steps see it: its source opened, its boxes checked to lie inside."""
-
-    name: str
-    source: Source
-    voxel_size_um: tuple[float, float, float]
-    channels: tuple[int, ...]
-    annotations: dict[str, AnnotationReader]  # by role, where there are any
-    extra_boxes: tuple[Box, ...]
-
-    @property
-    def shape(self) -> Zyx:
-        return zyx(self.source.shape[1:])
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What determines the source's content; looked up once, as a folder may hold thousands of files."""
-        identity: dict[str, Any] = _plain(self.source.identity())
-        return identity
-
-    def boxes(self, role: str) -> tuple[Box, ...]:
-        """Where annotations of a role lie."""
-        reader = self.annotations.get(role)
-        return tuple(piece.box for piece in reader.pieces) if reader else ()
-
-    @property
-    def training_boxes(self) -> tuple[Box, ...]:
-        return self.boxes("train") + self.extra_boxes
 
 
 @dataclass(frozen=True)
@@ -63,28 +30,7 @@ class Steps:
 
     @cached_property
     def samples(self) -> dict[str, SampleView]:
-        return {s.name: self._view(s.name) for s in self.project.settings.samples}
-
-    def _view(self, name: str) -> SampleView:
-        settings, root = self.project.settings, self.project.root
-        sample = settings.sample(name)
-        source = open_source(sample, root)
-        shape = zyx(source.shape[1:])
-        return SampleView(
-            name,
-            source,
-            voxel_size_of(sample, source),
-            sample.channels,
-            {
-                role: annotation_reader(declared, shape, source, root)
-                for role in ("train", "test")
-                if (declared := self._declared(name, role))
-            },
-            tuple(_inside(b.box, shape, name) for b in settings.pseudolabel.boxes if b.sample == name),
-        )
-
-    def _declared(self, sample: str, role: str) -> list[Annotation]:
-        return [a for a in self.project.settings.annotations if a.sample == sample and a.role == role]
+        return {s.name: opened(s, self.project) for s in self.project.settings.samples}
 
     def with_role(self, role: str) -> list[str]:
         """The samples that have annotations of a role."""
@@ -120,12 +66,14 @@ class Steps:
         return ("cnn2d", "unet3d_sparse", "unet3d_pseudo") if self.trains else ("unet3d_pseudo",)
 
     def convert(self, sample: str) -> Step:
-        view, store = self.samples[sample], self.project.settings.convert
+        view = self.samples[sample]
         inputs = {
             "source": view.identity,
             "voxel_size_um": list(view.voxel_size_um),
             "channels": list(view.channels),
-            **_flat("convert", store),
+            "convert.chunk": list(view.chunk),
+            "convert.shard": list(view.shard),
+            "convert.on_bad_slice": self.project.settings.convert.on_bad_slice,
             "version": VERSIONS["convert"],
         }
         return Step("convert", sample, inputs, self.project.ledger(sample, "convert"), self.project.image(sample))
@@ -133,9 +81,10 @@ class Steps:
     def annotate(self, sample: str, role: str) -> Step:
         view = self.samples[sample]
         inputs = {
-            "annotations": _plain(view.annotations[role].identity()),
+            "annotations": plain(view.annotations[role].identity()),
             "sample.shape": list(view.shape),
-            **_flat("convert", self.project.settings.convert),
+            "convert.chunk": list(view.chunk),
+            "convert.shard": list(view.shard),
             "version": VERSIONS["annotate"],
         }
         ledger = self.project.ledger(sample, f"annotate-{role}")
@@ -151,7 +100,7 @@ class Steps:
             inputs[f"{name} image"] = self.convert(name).fingerprint
             if "train" in view.annotations:
                 inputs[f"{name} annotations"] = self.annotate(name, "train").fingerprint
-        result: dict[str, Any] = _plain(inputs)
+        result: dict[str, Any] = plain(inputs)
         return result
 
     def learn_cnn2d(self) -> Step:
@@ -177,7 +126,7 @@ class Steps:
         model_name = model.output.name
         output = self.project.probabilities(sample, model_name)
         ledger = self.project.ledger(sample, f"pseudolabel@{model_name}")
-        return Step("pseudolabel", sample, _plain(inputs), ledger, output)
+        return Step("pseudolabel", sample, plain(inputs), ledger, output)
 
     def inferred(self, sample: str) -> tuple[Box, ...]:
         """The boxes that the 2D CNN labels."""
@@ -236,7 +185,7 @@ class Steps:
             inputs["boxes"] = [b.pairs for b in self.samples[sample].boxes("test")]
         ledger = self.project.ledger(sample, f"{stage}@{model}")
         output = self.project.probabilities(sample, model, test_boxes=test_boxes)
-        return Step(stage, subject, _plain(inputs), ledger, output)
+        return Step(stage, subject, plain(inputs), ledger, output)
 
     def predictions(self, sample: str) -> dict[str, Step]:
         """The steps whose outputs are scored on a sample, by method."""
@@ -266,25 +215,6 @@ class Steps:
         return Step("report", "", inputs, self.project.folder / "ledgers" / "report.jsonl", self.project.report)
 
 
-def _inside(pairs: Any, shape: Zyx, sample: str) -> Box:
-    box = Box.from_pairs(pairs)
-    if not Box.of_shape(shape).contains(box):
-        raise UserError(
-            f'pseudolabel.boxes: {[list(p) for p in box.pairs]} lies outside the sample "{sample}", '
-            f"whose shape is {list(shape)} (z, y, x); a training box must lie inside"
-        )
-    return box
-
-
 def _flat(section: str, settings: Section, without: tuple[str, ...] = ()) -> dict[str, Any]:
     dumped = settings.model_dump(mode="json", exclude=set(without))
     return {f"{section}.{key}": value for key, value in dumped.items()}
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, as they come back from a ledger."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value

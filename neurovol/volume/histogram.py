@@ -22,6 +22,21 @@ from neurovol.errors import Failure, UserError
 LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8
 
 
+_PIECE = 2**17  # voxels counted at once: their 64-bit indices stay in the cache
+
+
+def _frequencies(channel: NDArray[Any]) -> NDArray[np.int64]:
+    """How often each value occurs, from 0 to the largest possible."""
+    flat, bins = channel.reshape(-1), int(np.iinfo(channel.dtype).max) + 1
+    total, indices = np.zeros(bins, np.int64), np.empty(_PIECE, np.intp)
+    for start in range(0, flat.size, _PIECE):
+        piece = flat[start : start + _PIECE]
+        indices[: piece.size] = piece
+        found = np.bincount(indices[: piece.size])
+        total[: found.size] += found
+    return total
+
+
 @dataclass(frozen=True, eq=False)
 class Histogram:
     """Per channel the values that occur (ascending, zero left out) and how often; merging is exact."""
@@ -30,16 +45,22 @@ class Histogram:
     counts: tuple[NDArray[np.int64], ...]
 
     @classmethod
-    def empty(cls, channels: int) -> Histogram:
-        """Of no voxel: what merging begins with."""
-        return cls._dense([np.zeros(1, np.int64)] * channels)
-
-    @classmethod
     def of(cls, array: NDArray[Any]) -> Histogram:
         """Of (c, z, y, x) in uint8 or uint16."""
         if array.dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
             raise ValueError(f"voxels are {array.dtype}; histograms are made of uint8 and uint16")
-        return cls._dense([np.bincount(channel.ravel(), minlength=1) for channel in array])
+        return cls._dense([_frequencies(channel) for channel in array])
+
+    @classmethod
+    def merged(cls, parts: Iterable[Histogram], channels: int) -> Histogram:
+        """The histogram of the voxels of all parts, of which one is held at a time."""
+        total = [np.zeros(2**16, np.int64) for _ in range(channels)]
+        for part in parts:
+            if len(part.values) != channels:
+                raise ValueError(f"a histogram of {len(part.values)} channels cannot be merged with ones of {channels}")
+            for c in range(channels):
+                total[c][part.values[c]] += part.counts[c]
+        return cls._dense(total)
 
     @classmethod
     def _dense(cls, channels: Iterable[NDArray[np.int64]]) -> Histogram:
@@ -49,19 +70,6 @@ class Histogram:
             values.append(found.astype(np.int64))
             counts.append(frequencies[found].astype(np.int64))
         return cls(tuple(values), tuple(counts))
-
-    def merge(self, other: Histogram) -> Histogram:
-        """The histogram of the voxels of both."""
-        if len(self.values) != len(other.values):
-            raise ValueError(f"histograms of {len(self.values)} and of {len(other.values)} channels cannot be merged")
-        values, counts = [], []
-        for c in range(len(self.values)):
-            both, place = np.unique(np.concatenate([self.values[c], other.values[c]]), return_inverse=True)
-            total = np.zeros(len(both), np.int64)
-            np.add.at(total, place, np.concatenate([self.counts[c], other.counts[c]]))
-            values.append(both)
-            counts.append(total)
-        return Histogram(tuple(values), tuple(counts))
 
     def percentile(self, q: float) -> tuple[int, ...]:
         """Per channel the smallest value such that at least q % of the non-zero voxels do not exceed it."""

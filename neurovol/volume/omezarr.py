@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -19,6 +19,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from neurovol.errors import Failure, UserError
 from neurovol.geometry import Zyx, ceil_div, zyx
 from neurovol.volume import omemeta
+from neurovol.volume.shardfile import codec_for
 from neurovol.volume.shards import VolumeReader, VolumeWriter
 from neurovol.volume.stored import (
     VolumeInfo,
@@ -35,6 +36,7 @@ __all__ = [
     "VolumeReader",
     "VolumeWriter",
     "create_volume",
+    "downsampling_of",
     "finish_volume",
     "open_volume",
     "register_label",
@@ -52,15 +54,28 @@ def create_volume(
     chunk: Zyx,
     shard: Zyx,
     factors: Sequence[Zyx],
+    fused: int = 0,
     sparse: bool = False,
 ) -> None:
     """Create an incomplete volume, (c, z, y, x) or, where `channels` is None, (z, y, x); or take one up again.
 
     A volume of the same geometry that is there already is kept with all its shards; any other one,
-    or another thing at that path, is a UserError. With `sparse`, shards absent outside the boxes written mean zeros.
+    or another thing at that path, is a UserError. Of the first `fused` levels above 0 a shard is the part of
+    one shard of level 0 (see geometry.fused_levels). With `sparse`, shards absent outside the boxes written mean zeros.
     """
     info = VolumeInfo(
-        Path(path), shape, channels, np.dtype(dtype), voxel_size_um, chunk, shard, tuple(factors), sparse, False, {}
+        Path(path),
+        shape,
+        channels,
+        np.dtype(dtype),
+        voxel_size_um,
+        chunk,
+        shard,
+        tuple(factors),
+        fused,
+        sparse,
+        False,
+        {},
     )
     try:
         if info.path.exists() and any(found.suffix != ".partial" for found in info.path.iterdir()):
@@ -106,10 +121,10 @@ def _create_level(info: VolumeInfo, level: int) -> None:
 
 
 def _compressor(dtype: np.dtype[Any]) -> Any:
-    # bitshuffled zstd suits 16-bit intensities best; 8-bit ones compress badly when shuffled
-    if dtype.itemsize == 1:
-        return ZstdCodec(level=1)
-    return BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle", typesize=dtype.itemsize)
+    codec = codec_for(dtype)
+    if codec.name == "zstd":
+        return ZstdCodec(level=codec.level)
+    return BloscCodec(cname="zstd", clevel=codec.level, shuffle=codec.shuffle, typesize=codec.itemsize)
 
 
 def finish_volume(
@@ -151,6 +166,12 @@ def _check_all_there(info: VolumeInfo) -> None:
                 f"{info.path}: {len(missing)} of the shards of level {level} are missing or empty, the first is "
                 f"{file}; the volume is not marked complete"
             )
+
+
+def downsampling_of(path: Path) -> Literal["mean", "max"]:
+    """How the levels of a finished volume were made."""
+    kind = read_group(path)["ome"]["multiscales"][0]["type"]
+    return "max" if kind == "max" else "mean"
 
 
 def register_label(image: Path, name: str) -> None:

@@ -1,7 +1,8 @@
-"""Coarser levels of a volume: each is made, block by block, from the level below."""
+"""Coarser levels of a volume: exact means or maxima of windows, the same however the volume is cut into blocks."""
 
 from __future__ import annotations
 
+import sys
 from itertools import product
 from math import prod
 from typing import Any, Literal
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurovol.geometry import Zyx, ceil_div, zyx
+
+_TWICE: dict[Any, np.dtype[Any]] = {np.dtype(np.uint8): np.dtype(np.uint16), np.dtype(np.uint16): np.dtype(np.uint32)}
 
 
 def downsample(array: NDArray[Any], factors: Zyx, how: Literal["mean", "max"]) -> NDArray[Any]:
@@ -21,6 +24,13 @@ def downsample(array: NDArray[Any], factors: Zyx, how: Literal["mean", "max"]) -
         raise ValueError(f"voxels are {array.dtype}; levels are made of unsigned integers only")
     if how == "max":
         return _folded(array, factors, np.maximum, array.dtype)
+    if array.dtype in _TWICE and max(factors) <= 2 and factors[2] == 2 and sys.byteorder == "little":
+        return _halved(array, factors)
+    return _mean(array, factors)
+
+
+def _mean(array: NDArray[Any], factors: Zyx) -> NDArray[Any]:
+    """The mean for any factors and any far end."""
     largest_sum = 2 * int(np.iinfo(array.dtype).max) * prod(factors) + prod(factors)
     if largest_sum >= 2**64:
         raise ValueError(f"factors {factors} are too large for an exact mean of {array.dtype}")
@@ -31,6 +41,49 @@ def downsample(array: NDArray[Any], factors: Zyx, how: Literal["mean", "max"]) -
     sums += counts
     sums //= 2 * counts
     return sums.astype(array.dtype)
+
+
+def _halved(array: NDArray[Any], factors: Zyx) -> NDArray[Any]:
+    """The mean for halvings: whole windows quickly, the far ends that hold partial ones by the general way."""
+    out = np.empty((*array.shape[:-3], *ceil_div(zyx(array.shape[-3:]), factors)), array.dtype)
+    z, y, x = (slice(n // f * f) for n, f in zip(array.shape[-3:], factors, strict=True))
+    _halve_whole(array[..., z, y, x], factors, out)
+    for axis, f in zip((-3, -2, -1), factors, strict=True):
+        if array.shape[axis] % f:
+            last = [array.shape[axis] - 1]
+            far = _mean(array.take(last, axis), factors)
+            np.moveaxis(out, axis, 0)[-1:] = np.moveaxis(far, axis, 0)
+    return out
+
+
+def _halve_whole(array: NDArray[Any], factors: Zyx, out: NDArray[Any]) -> None:
+    """Means of whole windows, plane by plane so that all intermediate sums stay in the cache.
+
+    Two neighbours along x are read as one integer of twice the width, whose halves are added: contiguous
+    arithmetic, several times as fast as strided.
+    """
+    fz, fy, _ = factors
+    nz, ny, nx = (n // f for n, f in zip(array.shape[-3:], factors, strict=True))
+    if not nz * ny * nx:
+        return
+    narrow, wide = array.dtype, _TWICE[array.dtype]
+    bits = narrow.itemsize * 8
+    shift = (2 * fz * fy).bit_length() - 1
+    sums, pairs, part = np.empty((ny, nx), wide), np.empty((ny * fy, nx), wide), np.empty((ny * fy, nx), wide)
+    for stack, target in zip(array.reshape(-1, *array.shape[-3:]), out.reshape(-1, *out.shape[-3:]), strict=True):
+        for z in range(nz):
+            for k in range(fz):
+                plane = np.ascontiguousarray(stack[z * fz + k]).view(wide)
+                np.right_shift(plane, bits, out=pairs)
+                np.bitwise_and(plane, np.iinfo(narrow).max, out=part)
+                np.add(pairs, part, out=pairs)
+                rows = pairs if fy == 1 else np.add(pairs[0::2], pairs[1::2], out=part[:ny])
+                if k == 0:
+                    np.add(rows, 1 << shift >> 1, out=sums)
+                else:
+                    np.add(sums, rows, out=sums)
+            np.right_shift(sums, shift, out=sums)
+            target[z, :ny, :nx] = sums
 
 
 def _folded(array: NDArray[Any], factors: Zyx, combine: np.ufunc, dtype: np.dtype[Any]) -> NDArray[Any]:

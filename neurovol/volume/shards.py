@@ -8,16 +8,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
 from neurovol.errors import DiskFull, Failure
-from neurovol.geometry import AXES, Box, Receipt, Zyx, shard_keys
+from neurovol.geometry import AXES, Box, Receipt, Zyx, shard_keys, zyx
+from neurovol.volume.shardfile import checksum, codec_for, shard_bytes, write_shard
 from neurovol.volume.stored import VolumeInfo, open_volume, shard_size, sync_to_disk
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
@@ -57,33 +57,37 @@ class VolumeWriter:
 
     path: str
     level: int = 0
+    durable: bool = True  # False only to measure what durability costs
 
     def write(self, box: Box, array: NDArray[Any]) -> Receipt:
-        """Write a box, and return once it is durably on disk.
+        """Write a box, (c, z, y, x) or (z, y, x), and return once it is durably on disk.
 
-        Old shards are removed unread, so that damaged ones can be replaced. ValueError where the box
-        is not whole shards or the array is not of its shape and dtype; Failure where the disk is full.
+        ValueError where the box is not whole shards or the array is not of its shape and dtype;
+        Failure where the disk is full.
         """
-        info, stored = _opened(self.path, self.level, _version(self.path, self.level), True)
+        info, _ = _opened(self.path, self.level, _version(self.path, self.level), True)
         shard = info.shard(self.level)
         _check_whole_shards(box, shard, info.level_shape(self.level))
         shape = box.shape if info.channels is None else (info.channels, *box.shape)
         if array.shape != shape or array.dtype != info.dtype:
             raise ValueError(f"{self.path}: {array.dtype} of shape {array.shape} is not {info.dtype} of shape {shape}")
-        array = np.ascontiguousarray(array)
-        files = [info.shard_file(self.level, key) for key in shard_keys(box, shard)]
+        codec = codec_for(info.dtype)
+        files = []
         try:
-            for file in files:
-                file.unlink(missing_ok=True)
-            stored[(..., *box.slices)] = array
-            sync_to_disk([file for file in files if file.exists()], info.path / str(self.level))
+            for key in shard_keys(box, shard):
+                part = Box(key, zyx(k + 1 for k in key)).upsampled(shard).intersect(box)
+                pieces = shard_bytes(array[(..., *part.within(box))], info.chunk, shard, codec)
+                files.append(info.shard_file(self.level, key))
+                write_shard(files[-1], pieces, self.durable)
+            if self.durable:
+                sync_to_disk([], info.path / str(self.level), files)
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in NO_ROOM:
                 raise DiskFull(
                     f"{self.path}: disk full: {error.strerror}; free space and run again, finished blocks are kept"
                 ) from error
             raise Failure(f"{self.path}: box {box.pairs} could not be written: {error}") from error
-        return Receipt(box, google_crc32c.value(array.tobytes()))
+        return Receipt(box, checksum(array))
 
 
 def _check_whole_shards(box: Box, shard: Zyx, volume: Zyx) -> None:
@@ -121,6 +125,4 @@ def _opened(
     path: str, level: int, version: tuple[tuple[int, int], ...], allow_incomplete: bool
 ) -> tuple[VolumeInfo, zarr.Array[Any]]:
     info = open_volume(Path(path), allow_incomplete)
-    array = zarr.open_array(str(Path(path) / str(level)), mode="r+", zarr_format=3)
-    # without this a shard of zeros is not written, and could not be told from one that is lost
-    return info, array.with_config({"write_empty_chunks": True})
+    return info, zarr.open_array(str(Path(path) / str(level)), mode="r", zarr_format=3)

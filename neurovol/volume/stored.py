@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from neurovol.errors import UserError
-from neurovol.geometry import Box, Zyx, ceil_div, fitted_shard, zyx
+from neurovol.geometry import Box, Zyx, ceil_div, zyx
+from neurovol.levels import level_shard
 
 VoxelSize = tuple[float, float, float]
 
@@ -29,6 +30,7 @@ class VolumeInfo:
     chunk: Zyx
     full_shard: Zyx  # before it is fitted to a level
     factors: tuple[Zyx, ...]  # by what each level is coarser than the one below, from level 1 on
+    fused: int  # of how many levels beyond 0 a shard is the part of one level-0 shard, so that both are made at once
     sparse: bool  # a shard missing outside the recorded boxes is all zero; otherwise it is an error
     complete: bool
     attributes: dict[str, Any]
@@ -46,7 +48,7 @@ class VolumeInfo:
 
     def shard(self, level: int) -> Zyx:
         """What lies in one file of a level, z, y, x; all channels."""
-        return fitted_shard(self.level_shape(level), self.chunk, self.full_shard)
+        return level_shard(self.shape, self.chunk, self.full_shard, self.factors, level, self.fused)
 
     def must_exist(self, level: int, key: Zyx) -> bool:
         """Whether a missing shard is an error: of a sparse volume only where its recorded `boxes` were written."""
@@ -74,6 +76,7 @@ class VolumeInfo:
             "chunk": list(self.chunk),
             "shard": list(self.full_shard),
             "factors": [list(f) for f in self.factors],
+            "fused": self.fused,
             "sparse": self.sparse,
         }
 
@@ -94,6 +97,7 @@ def open_volume(path: Path, allow_incomplete: bool = False) -> VolumeInfo:
             zyx(geometry["chunk"]),
             zyx(geometry["shard"]),
             tuple(zyx(f) for f in geometry["factors"]),
+            geometry["fused"],
             geometry["sparse"],
             ours["complete"],
             ours["attributes"],
@@ -125,16 +129,21 @@ def read_group(folder: Path) -> dict[str, Any]:
 def write_group(folder: Path, attributes: dict[str, Any]) -> None:
     """A zarr v3 group's metadata, durable and whole or not at all."""
     text = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}, indent=2)
-    partial = folder / f"zarr.json.{os.getpid()}.partial"
+    write_text(folder / "zarr.json", text)
+
+
+def write_text(file: Path, text: str) -> None:
+    """A small file, durable and whole or not at all."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
-    sync_to_disk([partial], folder)
-    partial.replace(folder / "zarr.json")
-    sync_to_disk([], folder)
+    sync_to_disk([partial], file.parent)
+    partial.replace(file)
+    sync_to_disk([], file.parent)
 
 
-def sync_to_disk(files: Sequence[Path], top: Path) -> None:
-    """fsync files, and every folder from theirs up to `top`: new names are durable only with their folder."""
-    folders = {top, *(parent for file in files for parent in file.parents if parent.is_relative_to(top))}
+def sync_to_disk(files: Sequence[Path], top: Path, named: Sequence[Path] = ()) -> None:
+    """fsync `files`, and every folder from theirs and those of `named` up to `top`: a name lasts as its folder does."""
+    folders = {top, *(parent for file in (*files, *named) for parent in file.parents if parent.is_relative_to(top))}
     for path in [*files, *sorted(folders, reverse=True)]:
         handle = os.open(path, os.O_RDONLY)
         try:

@@ -26,9 +26,7 @@ def test_zeros_are_left_out_and_all_else_is_counted():
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=4), st.sampled_from([np.uint8, np.uint16]))
 def test_merged_blocks_equal_the_whole(seeds, dtype):
     volumes = [_volume(seed, dtype) for seed in seeds]
-    total = Histogram.empty(2)
-    for volume in volumes:
-        total = total.merge(Histogram.of(volume))
+    total = Histogram.merged((Histogram.of(volume) for volume in volumes), 2)
     assert _as_lists(total) == _as_lists(Histogram.of(np.concatenate(volumes, axis=1)))
 
 
@@ -74,5 +72,5 @@ def test_a_damaged_or_missing_file_is_a_failure(tmp_path):
 def test_other_types_and_channel_counts_are_refused():
     with pytest.raises(ValueError, match="float64"):
         Histogram.of(np.zeros((1, 2, 2, 2)))
-    with pytest.raises(ValueError, match="of 2 and of 1 channels"):
-        Histogram.empty(2).merge(Histogram.empty(1))
+    with pytest.raises(ValueError, match="of 2 channels cannot be merged with ones of 1"):
+        Histogram.merged([Histogram.of(_volume(1))], 1)

@@ -12,7 +12,7 @@ from neurovol.geometry import BlockGrid, Box, ceil_div, zyx
 from neurovol.volume.pyramid import downsample
 
 shapes = st.tuples(*(st.integers(1, 13),) * 3)
-factors_zyx = st.tuples(*(st.integers(1, 3),) * 3)
+factors_zyx = st.tuples(*(st.integers(1, 3),) * 3) | st.tuples(st.integers(1, 2), st.integers(1, 2), st.just(2))
 
 
 def _volume(shape, dtype, seed=0):

@@ -1,0 +1,156 @@
+"""The command line of neurovol: its commands, their options and help."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import neurovol
+
+STAGES_OF = {  # what each stage command does
+    "convert": ("convert", "annotate"),
+    "pseudolabel": ("pseudolabel",),
+    "train": ("train",),
+    "segment": ("segment",),
+    "evaluate": ("evaluate", "report"),
+    "run": ("convert", "annotate", "pseudolabel", "train", "segment", "evaluate", "report"),
+}
+
+DESCRIPTION = """\
+Every neuronal body in 3D from a few annotated slices: stitched stacks in, probabilities, figures and a
+report out. Samples may be far larger than memory; an interrupted command goes on where it was.
+"""
+
+EPILOG = """\
+examples:
+  neurovol run project.toml                  do whatever the project file declares and is not done yet
+  neurovol run project.toml --dry-run        print what that would be: blocks, bytes, memory, hours
+  neurovol status project.toml               what is done, begun, stale (and why), or missing
+  neurovol train project.toml --set train.steps=500
+  neurovol convert slices/ slab.ome.zarr --voxel-size 2 0.88 0.88
+  neurovol verify slab.ome.zarr --source slices/ --repair
+
+exit codes: 0 done; 1 something failed, what is finished is kept, run again to go on; 2 something for you to mend.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, with its help."""
+    top = argparse.ArgumentParser(
+        prog="neurovol",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"neurovol {neurovol.__version__}")
+    top.add_argument("-v", "--verbose", action="store_true", help="show each block's retries and details")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _stage(commands, "run", "do all that a project file declares and is not done yet")
+    _stage(commands, "convert", "a project's sources to chunked OME-Zarr, or one SOURCE to DEST")
+    _stage(commands, "pseudolabel", "train the 2D CNN on annotated pixels, and label the training boxes with it")
+    _stage(commands, "train", "train the 3D U-Net on annotated and pseudo-labelled voxels, and its baseline")
+    _stage(commands, "segment", "the U-Net over whole samples, block by block")
+    _stage(commands, "evaluate", "score the three methods on the test annotations, and write the report")
+    status = commands.add_parser(
+        "status",
+        help="what of a project is done, begun, stale or missing",
+        description=(
+            "Prints every step of a project and how far it is; for a stale one, the setting or input that changed."
+        ),
+    )
+    status.add_argument("project", type=Path, metavar="PROJECT", help="project file (TOML)")
+    _set(status)
+    _verify(commands)
+    _phantom(commands)
+    return top
+
+
+def _stage(commands: Any, name: str, what: str) -> None:
+    command = commands.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    command.add_argument("project", type=Path, metavar="PROJECT", help="project file (TOML)")
+    if name == "convert":
+        command.usage = "neurovol convert [options] PROJECT\n       neurovol convert [options] SOURCE DEST"
+        command.add_argument(
+            "dest",
+            type=Path,
+            nargs="?",
+            metavar="DEST",
+            help="with a SOURCE in place of PROJECT: the OME-Zarr to write",
+        )
+        command.add_argument(
+            "--voxel-size",
+            type=float,
+            nargs=3,
+            metavar=("Z", "Y", "X"),
+            help="in µm, for SOURCE DEST; default: what the source says",
+        )
+        command.add_argument("--channels", type=int, nargs="+", metavar="C", help="for SOURCE DEST; default: 0")
+        command.add_argument(
+            "--on-bad-slice",
+            choices=("error", "fill"),
+            help="a slice that cannot be read ends the conversion (default), or is filled with zeros and recorded",
+        )
+    command.add_argument("--sample", metavar="NAME", help="only this sample")
+    command.add_argument(
+        "--redo",
+        action="append",
+        default=[],
+        metavar="STAGE",
+        help="build a stage's stale results anew, or all of its results if none is stale; "
+        "the old ones stay until the new are complete",
+    )
+    command.add_argument("--dry-run", action="store_true", help="print the plan, do nothing")
+    _set(command)
+
+
+def _set(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override a setting of the project file, for example train.steps=500",
+    )
+
+
+def _verify(commands: Any) -> None:
+    command = commands.add_parser(
+        "verify",
+        help="read every chunk of a volume against its checksum, and repair what is damaged",
+        description=(
+            "Reads every chunk of a volume that neurovol made, at every level, against its checksum and the "
+            "conversion's ledger, and names each damaged shard. Exit code 1 if any is left."
+        ),
+    )
+    command.add_argument("store", type=Path, metavar="STORE", help="an image, label or probability volume (.ome.zarr)")
+    command.add_argument("--source", type=Path, help="also compare voxel for voxel with what it was converted from")
+    command.add_argument(
+        "--channels", type=int, nargs="+", metavar="C", help="of the source; default: as the ledger says, or all"
+    )
+    command.add_argument(
+        "--repair",
+        action="store_true",
+        help="redo damaged shards alone: of level 0 from --source, of other levels from the level below",
+    )
+
+
+def _phantom(commands: Any) -> None:
+    command = commands.add_parser(
+        "phantom",
+        help="write a made-up sample with known truth as TIFF",
+        description="Writes two-photon-like cortex with known truth as an OME-TIFF, slab by slab, whatever its size.",
+    )
+    command.add_argument("dest", type=Path, metavar="DEST", help="TIFF file to write")
+    command.add_argument(
+        "--shape",
+        type=int,
+        nargs=3,
+        default=(64, 256, 256),
+        metavar=("Z", "Y", "X"),
+        help="voxels (default: 64 256 256)",
+    )
+    command.add_argument("--seed", type=int, default=0, help="same seed, same sample (default: 0)")
+    command.add_argument("--contrast", type=float, default=1.0, help="brightness of cells against tissue (default: 1)")
+    command.add_argument("--truth", type=Path, metavar="FILE", help="also write the truth, 1 = neuron")
+    command.add_argument("--dry-run", action="store_true", help="print the plan, do nothing")

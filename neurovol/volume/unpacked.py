@@ -1,0 +1,124 @@
+"""Scratch: the decoded planes of a compressed source, so that each is decoded exactly once.
+
+A fused TIFF often holds each slice as one compressed strip: any box needs all of it. So the slices that one
+layer of shards is made of are decoded once, into one raw file each, which boxes are then cut from.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurovol.errors import DiskFull, Failure
+from neurovol.geometry import Block, Box, Receipt, Zyx, zyx
+from neurovol.volume.shards import NO_ROOM
+from neurovol.volume.source import Source
+
+
+def needs_scratch(shape: Zyx, grain: Zyx, shard: Zyx) -> bool:
+    """Whether planes are decoded in pieces that lie across shards, so that shards one by one would decode them again.
+
+    >>> needs_scratch((3000, 2000, 2000), (1, 2000, 2000), (128, 256, 256))
+    True
+    >>> needs_scratch((3000, 2000, 2000), (1, 256, 256), (128, 256, 256))
+    False
+    """
+    if grain == (1, 1, 1) or grain[0] > 1:
+        return False
+    pieces = visits = 1
+    for n, g, s in zip(shape[1:], grain[1:], shard[1:], strict=True):
+        starts = range(0, n, g)
+        pieces *= len(starts)
+        visits *= sum((min(a + g, n) - 1) // s - a // s + 1 for a in starts)
+    return visits > 1.5 * pieces  # below that the cache of decoded pieces is cheaper than writing them out
+
+
+def scratch_bytes(shape: Zyx, shard: Zyx, voxel_bytes: int) -> int:
+    """Room on disk for the planes of one layer of shards."""
+    return min(shape[0], shard[0]) * shape[1] * shape[2] * voxel_bytes
+
+
+@dataclass(frozen=True)
+class Unpack:
+    """Decodes a block of one plane, all of the wanted channels, to its scratch file."""
+
+    source: Source
+    channels: tuple[int, ...]
+    folder: str
+
+    def __call__(self, block: Block) -> Receipt:
+        file = _plane_file(self.folder, block.write.start[0])
+        partial = file.with_suffix(f".{os.getpid()}.partial")
+        try:
+            with partial.open("wb") as out:
+                out.write(np.ascontiguousarray(self.source.read(block.write, self.channels)).data)
+            partial.replace(file)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            if error.errno in NO_ROOM:
+                raise DiskFull(f"{file}: disk full: {error.strerror}; free space, or set convert.scratch") from error
+            raise Failure(f"{file}: could not be written: {error}") from error
+        return Receipt(block.write, 0)
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """Reads boxes from the scratch files of a source, as that source would read them."""
+
+    folder: str
+    shape: tuple[int, int, int, int]
+    dtype: np.dtype[Any]
+    channels: tuple[int, ...]  # the source's, in the order they lie in the files
+
+    @property
+    def grain(self) -> Zyx:
+        return 1, 1, 1
+
+    @property
+    def voxel_size_um(self) -> None:
+        return None
+
+    def read(self, box: Box, channels: tuple[int, ...], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """(c, z, y, x) of a box; Failure where its plane could not be decoded."""
+        out = np.empty((len(channels), *box.shape), self.dtype) if out is None else out
+        _, rows, cols = box.slices
+        layout = (len(self.channels), *self.shape[2:])
+        for i, z in enumerate(range(box.start[0], box.stop[0])):
+            plane = np.memmap(self._file(z), self.dtype, "r", 0, layout)
+            for k, c in enumerate(channels):
+                out[k, i] = plane[self.channels.index(c), rows, cols]
+        return out
+
+    def _file(self, z: int) -> Path:
+        file = _plane_file(self.folder, z)
+        if not file.exists():
+            error = _error_file(self.folder, z)
+            raise Failure(error.read_text() if error.exists() else f"{file}: the decoded plane is gone; run again")
+        return file
+
+    def identity(self) -> dict[str, Any]:
+        return {"kind": "scratch", "folder": self.folder}
+
+
+def planes_of(box: Box) -> list[Block]:
+    """The planes of a box, one block each, numbered by z."""
+    start, stop = box.start, box.stop
+    return [Block(z, Box(zyx((z, *start[1:])), zyx((z + 1, *stop[1:])))) for z in range(start[0], stop[0])]
+
+
+def record_failure(folder: str, z: int, error: str) -> None:
+    """Say why a plane has no scratch file, so that whoever needs it can."""
+    _error_file(folder, z).write_text(error)
+
+
+def _plane_file(folder: str, z: int) -> Path:
+    return Path(folder) / f"{z}.raw"
+
+
+def _error_file(folder: str, z: int) -> Path:
+    return Path(folder) / f"{z}.error"
