@@ -129,7 +129,7 @@ def _copy_image(
         else:
             run_blocks(client, task, blocks[0], meter, retries=retries)
         write_coarser(client, step.output, blocks, meter, "mean", retries)
-        histogram = _merged([notes / f"{b.index}.npz" for b in blocks[0]], len(view.channels))
+        histogram = merged([notes / f"{b.index}.npz" for b in blocks[0]], len(view.channels))
         histogram.save(histogram_file)
         low, high = histogram.constants()
         finish_volume(
@@ -156,7 +156,8 @@ def _claim(step: Step) -> None:
     step.ledger.touch()  # from here on the store is known as this project's, whenever death comes
 
 
-def _merged(files: Iterable[Path], channels: int) -> Histogram:
+def merged(files: Iterable[Path], channels: int) -> Histogram:
+    """The blocks' histograms as one, read one at a time."""
     return Histogram.merged(map(Histogram.load, files), channels)
 
 

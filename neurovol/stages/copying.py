@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from math import prod
@@ -18,15 +18,17 @@ from numpy.typing import NDArray
 
 from neurovol.blockwise.runner import Meter, refuse_quarantined, run_blocks, settled
 from neurovol.errors import Failure, UserError
-from neurovol.geometry import Block, Box, Receipt, Zyx
+from neurovol.geometry import Block, Box, Receipt, Zyx, windows
 from neurovol.stages.view import SampleView
-from neurovol.volume.histogram import Histogram
+from neurovol.volume.histogram import Counter
 from neurovol.volume.omezarr import VolumeWriter
 from neurovol.volume.pyramid import downsample
 from neurovol.volume.source import Source
 from neurovol.volume.stored import write_text
 from neurovol.volume.tiffmap import CACHE_BYTES
 from neurovol.volume.unpacked import Unpack, Unpacked, planes_of, record_failure
+
+SLAB = 8  # slices; even, so that the level above can be made of each slab alone
 
 _workspace = threading.local()  # first touch of fresh memory costs as much as copying into it
 
@@ -71,25 +73,57 @@ class Convert:
     fused: tuple[Zyx, ...]  # factors of those levels
     notes: str  # folder for what is noted of each block
     fill: bool = False  # zeros where a slice cannot be read
-    durable: bool = True
+    durable: bool = True  # False, as the next, only to measure what it costs
+    histogram: bool = True
 
     def __call__(self, block: Block) -> Receipt:
-        out = _reused((len(self.channels), *block.write.shape), self.source.dtype)
-        bad: dict[int, str] = {}
-        if self.fill:
-            array, bad = read_filled(self.source, block.write, self.channels, out)
-        else:
-            array = self.source.read(block.write, self.channels, out)
-        note = Path(self.notes) / f"{block.index}"
-        Histogram.of(array).save(note.with_suffix(".npz"))
+        array, level_1, bad = self._read(block)
         if bad:
-            write_text(note.with_suffix(".bad"), json.dumps(bad))
+            write_text(self._note(block, "bad"), json.dumps(bad))
         receipt = VolumeWriter(self.path, 0, self.durable).write(block.write, array)
         box = block.write
         for level, factors in enumerate(self.fused, 1):
-            array, box = downsample(array, factors, "mean"), box.downsampled(factors)
+            box = box.downsampled(factors)
+            array = level_1 if level == 1 else downsample(array, factors, "mean")
             VolumeWriter(self.path, level, self.durable).write(box, array)
         return receipt
+
+    def _note(self, block: Block, kind: str) -> Path:
+        return Path(self.notes) / f"{block.index}.{kind}"
+
+    def _read(self, block: Block) -> tuple[NDArray[Any], NDArray[Any], dict[int, str]]:
+        """The voxels, the first level above, and the slices that could not be read with the reason.
+
+        What is made of the voxels is made a few slices at a time, while they are in the processor's cache.
+        """
+        channels, box, dtype = len(self.channels), block.write, self.source.dtype
+        out = _reused((channels, *box.shape), dtype)
+        bad: dict[int, str] = {}
+        factors = self.fused[0] if self.fused else (1, 1, 1)
+        level_1 = np.empty((channels, *(box.downsampled(factors).shape if self.fused else (0, 0, 0))), dtype)
+        counter = Counter(channels, dtype)
+        for slab in self._slabs(box):
+            part = slab.within(box)
+            voxels, found = self._read_slab(slab, out[(slice(None), *part)])
+            bad |= found
+            if self.histogram:
+                counter.add(voxels)
+            if self.fused:
+                coarse = slab.downsampled(factors).within(box.downsampled(factors))
+                level_1[(slice(None), *coarse)] = downsample(voxels, factors, "mean")
+        if self.histogram:
+            counter.histogram().save(self._note(block, "npz"))
+        return out, level_1, bad
+
+    def _slabs(self, box: Box) -> Iterator[Box]:
+        """The block a few slices at a time, unless the source decodes more than one at once."""
+        depth = SLAB if self.source.grain[0] == 1 else box.shape[0]
+        return (window.write for window in windows(box, (depth, *box.shape[1:]), (0, 0, 0), (1, 1, 1)))
+
+    def _read_slab(self, slab: Box, out: NDArray[Any]) -> tuple[NDArray[Any], dict[int, str]]:
+        if self.fill:
+            return read_filled(self.source, slab, self.channels, out)
+        return self.source.read(slab, self.channels, out), {}
 
 
 def read_filled(

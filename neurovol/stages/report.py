@@ -31,6 +31,7 @@ from neurovol.report.data import (
 )
 from neurovol.report.figures import preview_png
 from neurovol.report.html import write_report
+from neurovol.stages.convert import filled_text
 from neurovol.stages.evaluate import NEURON, scored
 from neurovol.stages.learn import curve, touching
 from neurovol.stages.plan import Plan
@@ -80,7 +81,7 @@ def report_data(steps: Steps, every: Sequence[Step]) -> ReportData:
         stages=tuple(_stage_rows(every)),
         models=tuple(_model_cards(steps)),
         settings_toml=project.file.read_text(encoding="utf-8"),
-        warnings=tuple(touching(steps)),
+        warnings=(*filter(None, (filled_text(steps.convert(name)) for name in done)), *touching(steps)),
     )
 
 

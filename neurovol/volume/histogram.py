@@ -25,16 +25,26 @@ LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8
 _PIECE = 2**17  # voxels counted at once: their 64-bit indices stay in the cache
 
 
-def _frequencies(channel: NDArray[Any]) -> NDArray[np.int64]:
-    """How often each value occurs, from 0 to the largest possible."""
-    flat, bins = channel.reshape(-1), int(np.iinfo(channel.dtype).max) + 1
-    total, indices = np.zeros(bins, np.int64), np.empty(_PIECE, np.intp)
-    for start in range(0, flat.size, _PIECE):
-        piece = flat[start : start + _PIECE]
-        indices[: piece.size] = piece
-        found = np.bincount(indices[: piece.size])
-        total[: found.size] += found
-    return total
+class Counter:
+    """Counts the values of (c, z, y, x) in uint8 or uint16, piece after piece."""
+
+    def __init__(self, channels: int, dtype: np.dtype[Any]) -> None:
+        if dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+            raise ValueError(f"voxels are {dtype}; histograms are made of uint8 and uint16")
+        self.counts = np.zeros((channels, int(np.iinfo(dtype).max) + 1), np.int64)
+        self._indices = np.empty(_PIECE, np.intp)
+
+    def add(self, array: NDArray[Any]) -> None:
+        for total, channel in zip(self.counts, array, strict=True):
+            flat = channel.reshape(-1)
+            for start in range(0, flat.size, _PIECE):
+                piece = flat[start : start + _PIECE]
+                self._indices[: piece.size] = piece
+                found = np.bincount(self._indices[: piece.size])
+                total[: found.size] += found
+
+    def histogram(self) -> Histogram:
+        return Histogram.dense(self.counts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +57,9 @@ class Histogram:
     @classmethod
     def of(cls, array: NDArray[Any]) -> Histogram:
         """Of (c, z, y, x) in uint8 or uint16."""
-        if array.dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
-            raise ValueError(f"voxels are {array.dtype}; histograms are made of uint8 and uint16")
-        return cls._dense([_frequencies(channel) for channel in array])
+        counter = Counter(len(array), array.dtype)
+        counter.add(array)
+        return counter.histogram()
 
     @classmethod
     def merged(cls, parts: Iterable[Histogram], channels: int) -> Histogram:
@@ -60,10 +70,11 @@ class Histogram:
                 raise ValueError(f"a histogram of {len(part.values)} channels cannot be merged with ones of {channels}")
             for c in range(channels):
                 total[c][part.values[c]] += part.counts[c]
-        return cls._dense(total)
+        return cls.dense(total)
 
     @classmethod
-    def _dense(cls, channels: Iterable[NDArray[np.int64]]) -> Histogram:
+    def dense(cls, channels: Iterable[NDArray[np.int64]]) -> Histogram:
+        """From how often each value occurs, from 0 on."""
         values, counts = [], []
         for frequencies in channels:
             found = np.flatnonzero(frequencies[1:]) + 1

@@ -19,7 +19,8 @@ _ITEM_SIZE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4
 _INTEGER = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _WIDTH, _LENGTH, _BITS, _SAMPLES, _PLANAR, _FORMAT = 256, 257, 258, 277, 284, 339
 _OFFSETS, _COUNTS = (273, 324), (279, 325)  # of strips, of tiles
-_WANTED = {_WIDTH, _LENGTH, _BITS, _SAMPLES, _PLANAR, _FORMAT, *_OFFSETS, *_COUNTS}
+_COMPRESSION = 259
+_WANTED = {_COMPRESSION, _WIDTH, _LENGTH, _BITS, _SAMPLES, _PLANAR, _FORMAT, *_OFFSETS, *_COUNTS}
 
 
 class BrokenTiff(ValueError):
@@ -33,6 +34,7 @@ class Page:
     layout: tuple[int, ...]  # length, width, samples, bits, sample format, planar configuration
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
+    encoding: tuple[str, int]  # byte order, compression (1: none)
 
     def contiguous(self, page_bytes: int) -> bool:
         """True if the data lies in one piece of that many bytes (whether compressed is another matter)."""
@@ -53,7 +55,7 @@ def read_pages(path: Path) -> list[Page]:
             seen.add(offset)
             try:
                 tags, following = _directory(file, size, order, big, offset)
-                page = _page(tags)
+                page = _page(tags, order)
             except (struct.error, KeyError, IndexError):
                 raise BrokenTiff(
                     f"the directory of page {len(pages)} should lie at byte {offset}, but is not all there: "
@@ -111,7 +113,7 @@ def _directory(file: BinaryIO, size: int, order: str, big: bool, offset: int) ->
     return tags, following
 
 
-def _page(tags: dict[int, tuple[int, ...]]) -> Page:
+def _page(tags: dict[int, tuple[int, ...]], order: str) -> Page:
     offsets = next(tags[t] for t in _OFFSETS if t in tags) if tags.keys() & set(_OFFSETS) else ()
     counts = next((tags[t] for t in _COUNTS if t in tags), (0,) * len(offsets))
     layout = (
@@ -124,4 +126,5 @@ def _page(tags: dict[int, tuple[int, ...]]) -> Page:
     )
     if not offsets or len(offsets) != len(counts):
         raise KeyError("offsets")
-    return Page(layout, np.array(offsets, np.int64), np.array(counts, np.int64))
+    encoding = (order, tags.get(_COMPRESSION, (1,))[0])
+    return Page(layout, np.array(offsets, np.int64), np.array(counts, np.int64), encoding)

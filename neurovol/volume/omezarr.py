@@ -124,7 +124,9 @@ def _compressor(dtype: np.dtype[Any]) -> Any:
     codec = codec_for(dtype)
     if codec.name == "zstd":
         return ZstdCodec(level=codec.level)
-    return BloscCodec(cname="zstd", clevel=codec.level, shuffle=codec.shuffle, typesize=codec.itemsize)
+    return BloscCodec(
+        cname="zstd", clevel=codec.level, shuffle=codec.shuffle, typesize=codec.itemsize, blocksize=codec.blocksize
+    )
 
 
 def finish_volume(

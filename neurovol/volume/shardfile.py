@@ -9,18 +9,22 @@ shard in one go is a loop of a few lines, and several times as fast. What it wri
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import google_crc32c
+import imagecodecs
 import numpy as np
-from numcodecs import Blosc, Zstd
 from numpy.typing import NDArray
 
 from neurovol.geometry import Zyx
+
+Piece = bytes | memoryview
 
 NO_CHUNK = np.uint64(2**64 - 1)  # of a chunk that is zero throughout: it takes no room in the file
 CRC_BYTES = 4
@@ -31,26 +35,37 @@ _INDEX = np.dtype("<u8")
 class Codec:
     """How chunks are compressed; the parameters of zarr's codecs of the same name."""
 
-    name: str  # "blosc" (zstd within) or "zstd"
+    name: Literal["blosc", "zstd"]  # blosc with zstd within
     level: int
-    shuffle: Literal["noshuffle", "shuffle", "bitshuffle"]  # of blosc only
-    itemsize: int
+    shuffle: Literal["noshuffle", "shuffle", "bitshuffle"] = "noshuffle"  # of blosc only
+    itemsize: int = 1
+    blocksize: int = 0  # bytes that blosc compresses at once; 0: as it likes
 
-    def compressor(self) -> Callable[[Any], bytes]:
-        """Chunk to bytes; lets other threads run meanwhile."""
+    def compressor(self, chunk_bytes: int) -> Callable[[NDArray[Any]], bytes | bytearray]:
+        """Chunk to bytes, which last until the next chunk is compressed; lets other threads run meanwhile."""
+        out = bytearray(chunk_bytes + chunk_bytes // 8 + 1024)  # fresh memory for each costs a tenth
         if self.name == "zstd":
-            encoder: Any = Zstd(self.level)
-        else:
-            shuffle = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
-            encoder = Blosc("zstd", self.level, shuffle[self.shuffle], typesize=self.itemsize)
-        return encoder.encode  # type: ignore[no-any-return]
+            return partial(imagecodecs.zstd_encode, level=self.level, out=out)
+        return partial(
+            imagecodecs.blosc_encode,
+            level=self.level,
+            compressor="zstd",
+            shuffle=self.shuffle,
+            typesize=self.itemsize,
+            blocksize=self.blocksize,
+            numthreads=1,
+            out=out,
+        )
 
 
 def codec_for(dtype: np.dtype[Any]) -> Codec:
-    """Measured on phantom and mouse cortex (tests/bench/bench_codecs.py): bitshuffle suits uint16, and hurts uint8."""
+    """By tests/bench/bench_codecs.py, on phantom and mouse cortex: bitshuffle suits uint16, and hurts uint8.
+
+    Left to itself, blosc cuts chunks into blocks so small that it takes twice as long, and finds less.
+    """
     if dtype.itemsize == 1:
-        return Codec("zstd", 1, "noshuffle", 1)
-    return Codec("blosc", 1, "bitshuffle", dtype.itemsize)
+        return Codec("zstd", 1)
+    return Codec("blosc", 1, "bitshuffle", dtype.itemsize, 2**19)
 
 
 def checksum(array: NDArray[Any]) -> int:
@@ -58,12 +73,13 @@ def checksum(array: NDArray[Any]) -> int:
     return int(google_crc32c.extend(0, np.ascontiguousarray(array)))
 
 
-def shard_bytes(array: NDArray[Any], chunk: Zyx, shard: Zyx, codec: Codec) -> Iterator[bytes]:
-    """The pieces of a shard's file, in order; `array` is (…, z, y, x), smaller than the shard only at the volume's end.
+def shard_bytes(array: NDArray[Any], chunk: Zyx, shard: Zyx, codec: Codec) -> Iterator[Piece]:
+    """The pieces of a shard's file, in order; each lasts until the next is taken.
 
-    Chunks hold one channel each. What of the last chunks lies beyond the volume is 0.
+    `array` is (…, z, y, x), smaller than the shard only at the volume's end. Chunks hold one channel each.
+    What of the last chunks lies beyond the volume is 0.
     """
-    compress = codec.compressor()
+    compress = codec.compressor(prod(chunk) * array.itemsize)
     counts = (*array.shape[:-3], *(s // c for s, c in zip(shard, chunk, strict=True)))
     index = np.full((*counts, 2), NO_CHUNK, _INDEX)
     offset = 0
@@ -71,7 +87,7 @@ def shard_bytes(array: NDArray[Any], chunk: Zyx, shard: Zyx, codec: Codec) -> It
     for place in product(*map(range, counts)):
         if not _fill(buffer, array, place, chunk):
             continue
-        data = compress(buffer)
+        data = memoryview(compress(buffer))
         index[place] = offset, len(data) + CRC_BYTES
         offset += len(data) + CRC_BYTES
         yield data
@@ -93,11 +109,11 @@ def _fill(buffer: NDArray[Any], array: NDArray[Any], place: tuple[int, ...], chu
     return bool(buffer[0, 0].any() or buffer.any())
 
 
-def _crc(data: bytes) -> bytes:
-    return int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")
+def _crc(data: Piece) -> bytes:
+    return int(google_crc32c.value(np.frombuffer(data, np.uint8))).to_bytes(CRC_BYTES, "little")
 
 
-def write_shard(file: Path, pieces: Iterator[bytes], durable: bool = True) -> None:
+def write_shard(file: Path, pieces: Iterable[Piece], durable: bool = True) -> None:
     """Write a shard's file whole or not at all; on disk when this returns, but for the names of its folders."""
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     try:

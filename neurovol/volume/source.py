@@ -78,11 +78,11 @@ def _opened(sample: Sample, root: Path) -> Source:
         # a phantom has the voxels that are asked for
         return phantom if sample.voxel_size_um is None else replace(phantom, voxel_size_um=sample.voxel_size_um)
     assert sample.source is not None  # the settings hold one or the other
-    return _opened_path(root / sample.source)
+    return open_path(root / sample.source)
 
 
-def _opened_path(path: Path) -> Source:
-    """The kind of source is told by looking: a file's name, or what a folder holds."""
+def open_path(path: Path) -> Source:
+    """The source at a path, its kind told by looking: by a file's name, or by what a folder holds."""
     if _HDF5.search(str(path)):
         from neurovol.volume.imaris import open_imaris
 

@@ -18,7 +18,7 @@ from neurovol.errors import Failure, UserError
 from neurovol.geometry import Box, Zyx
 from neurovol.volume.ifd import BrokenTiff, read_pages
 from neurovol.volume.numbering import check_numbering
-from neurovol.volume.tiffmap import FileMap, Stamp, VoxelSize, map_file
+from neurovol.volume.tiffmap import FileMap, Stamp, VoxelSize, map_file, map_slice
 
 MOST_CHANNELS = 8  # more of them on a single plane are z-slices saved under the wrong name
 Listed = tuple[str, int, int]  # name, size in bytes, time of last change in ns
@@ -43,8 +43,8 @@ class TiffSource:
         for i, z in enumerate(range(box.start[0], box.stop[0])):
             path, stamp = self._file_of(z)
             try:
-                file_map = map_file(path, stamp)
-                with path.open("rb") as file:
+                file_map = _map_of(self, z if self.is_folder else 0)
+                with path.open("rb", buffering=0) as file:
                     found = os.fstat(file.fileno())
                     if (found.st_size, found.st_mtime_ns) != stamp:
                         raise EOFError("it has changed since it was opened")
@@ -65,8 +65,21 @@ class TiffSource:
         return _verified_listing(Path(self.path), self.is_folder, self.listing_sha256)
 
     def _file_of(self, z: int) -> tuple[Path, Stamp]:
-        name, size, time = self._files()[z if self.is_folder else 0]
-        return Path(self.path) / name if self.is_folder else Path(self.path), (size, time)
+        return _located(self, z if self.is_folder else 0)
+
+
+@lru_cache(maxsize=2**14)  # looked up for every plane of every block
+def _located(source: TiffSource, index: int) -> tuple[Path, Stamp]:
+    """The file of a stack at that place of its listing, with the stamp it has to have."""
+    name, size, time = source._files()[index]
+    return Path(source.path) / name if source.is_folder else Path(source.path), (size, time)
+
+
+@lru_cache(maxsize=2**12)
+def _map_of(source: TiffSource, index: int) -> FileMap:
+    """That file's map; of a folder's slices by the first's, where they are alike."""
+    path, stamp = _located(source, index)
+    return map_slice(path, stamp, map_file(*_located(source, 0))) if source.is_folder else map_file(path, stamp)
 
 
 def open_tiff(path: Path, *, masks: bool = False) -> TiffSource:

@@ -8,10 +8,11 @@ A FileMap holds no open handle; it is made once per process and file.
 from __future__ import annotations
 
 import logging
+import mmap
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -78,13 +79,22 @@ class FileMap:
         layer, k = (sample, 0) if apart > 1 else (0, sample)
         box = Box((layer, rows.start, cols.start), (layer + 1, rows.stop, cols.stop))
         if self.raw_offsets is not None:
-            mapped: NDArray[Any] = np.memmap(file, self.dtype, "r", int(self.raw_offsets[page]), self.page_shape)
-            return mapped[box.slices][0, :, :, k]
+            return self._mapped(file, int(self.raw_offsets[page]))[box.slices][0, :, :, k]
         return self._decoded(file, page, box)[0, :, :, k]
 
+    def _mapped(self, file: BinaryIO, offset: int) -> NDArray[Any]:
+        """A page in the file's own memory map, as numpy.memmap would give it, in a third of the time."""
+        start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        n_bytes = prod(self.page_shape) * self.dtype.itemsize
+        held = mmap.mmap(file.fileno(), offset - start + n_bytes, access=mmap.ACCESS_READ, offset=start)
+        return np.frombuffer(held, self.dtype, prod(self.page_shape), offset - start).reshape(self.page_shape)
+
     def _decoded(self, file: BinaryIO, page: int, box: Box) -> NDArray[Any]:
+        needed = _needed(self, box)
+        if len(needed) == 1 and self.segments[needed[0]] == box:  # a whole slice may be most of a gigabyte
+            return self._segment(file, page, needed[0])
         out = np.empty((*box.shape, self.page_shape[3]), self.dtype.newbyteorder("="))
-        for index in _needed(self, box):
+        for index in needed:
             segment = self.segments[index]
             part = segment.intersect(box)
             out[part.within(box)] = self._segment(file, page, index)[part.within(segment)]
@@ -149,6 +159,21 @@ def map_file(path: Path, stamp: Stamp) -> FileMap:
             return _mapped(path, stamp, pages, tif)
     except (tifffile.TiffFileError, ValueError, KeyError, IndexError) as error:
         raise UserError(f"{path}: not a readable TIFF: {error}; export it again, uncompressed if need be") from None
+
+
+@lru_cache(maxsize=4096)
+def map_slice(path: Path, stamp: Stamp, like: FileMap) -> FileMap:
+    """A slice of a folder, whose first is mapped already: where both are uncompressed only its offset is new."""
+    if like.raw_offsets is not None and len(like.pages) == 1:
+        try:
+            pages = read_pages(path)
+        except BrokenTiff as error:
+            raise UserError(f"{path}: not a readable TIFF: {error}; copy or export it again") from None
+        (page, *more), first = pages, like.pages[0]
+        same = (page.layout, page.encoding) == (first.layout, first.encoding)
+        if same and not more and page.encoding[1] == 1 and page.contiguous(int(first.counts.sum())):
+            return replace(like, path=path, stamp=stamp, raw_offsets=page.offsets[:1], pages=(page,))
+    return map_file(path, stamp)
 
 
 def _mapped(path: Path, stamp: Stamp, pages: list[Page], tif: Any) -> FileMap:
