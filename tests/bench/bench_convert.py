@@ -1,0 +1,267 @@
+"""Conversion side by side with its peers, with its codec's bound, and with itself on other sources, in one run.
+
+    python tests/bench/bench_convert.py [--quick] [--json FILE] [--folder FOLDER]
+        [--peers PYTHON] [--stack-to-chunk PYTHON]
+
+2.5 GB of uint16 in a folder of uncompressed slices, page cache warm; chunk 64 × 128 × 128, shard 256 × 512 × 512, the
+same codec for all, five levels. Everything is run in turn, round by round, and the first round thrown away; figures
+are medians of the others, in MB of voxels (level 0) per second. Each run is a process of its own; its start, its
+imports and the start of its workers are not timed. The peers are those of convert_peers.py, where an environment
+with them is named; what is missing is said.
+
+Rows of ours: `neurovol` is what `neurovol convert` does: pyramid, exact histogram, fsync before the ledger says done;
+the others leave one thing out or change the source.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from itertools import product
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from convert_data import FULL, QUICK, stack_folder, stack_lzw
+from convert_layout import CHUNK, FACTORS, SHARD
+
+OURS = {
+    "neurovol": [],
+    "neurovol no fsync": ["--no-fsync"],
+    "neurovol level 0": ["--levels", "0"],
+    "neurovol level 0 no fsync no histogram": ["--levels", "0", "--no-fsync", "--no-histogram"],
+    "neurovol one worker": ["--workers", "1"],
+    "neurovol LZW": ["--source", "lzw.tif"],
+    "neurovol ZetaStitcher": ["--source", "mosaic"],
+}
+PEERS = ("tensorstore", "tensorstore-nosync", "dask", "zarr-python", "ngff-zarr")
+
+
+def mosaic(folder: Path, stack: Path, shape: tuple[int, int, int], overlap: int = 100) -> Path:
+    """The same voxels as a ZetaStitcher project of 2 × 2 tiles, each a multi-page file."""
+    import tifffile
+    import yaml
+
+    folder.mkdir()
+    planes = [tifffile.imread(file) for file in sorted(stack.glob("*.tif"))]
+    z, y, x = shape
+    tiles = []
+    for i, j in product(range(2), range(2)):
+        ys, xs = i * (y // 2 - overlap // 2), j * (x // 2 - overlap // 2)
+        ny, nx = y // 2 + overlap // 2, x // 2 + overlap // 2
+        name = f"{j}_{i}.tif"
+        with tifffile.TiffWriter(folder / name, bigtiff=True) as file:
+            file.write((p[ys : ys + ny, xs : xs + nx] for p in planes), shape=(z, ny, nx), dtype="uint16")
+        tiles.append({"X": j, "Y": i, "Z": 0, "Xs": xs, "Ys": ys, "Zs": 0, "nfrms": z, "ysize": ny, "xsize": nx,
+                      "filename": name})  # fmt: skip
+    (folder / "stitch.yml").write_text(yaml.safe_dump({"filematrix": tiles}))
+    return folder
+
+
+def bounds(folder: Path, threads: int) -> dict[str, float]:
+    """MB/s of the codec alone (each chunk copied, encoded, summed), and of LZW decoding and then the codec."""
+    import google_crc32c
+    import tifffile
+
+    from neurovol.volume.shardfile import codec_for
+
+    files = sorted((folder / "slices").glob("*.tif"))[: CHUNK[0]]
+    layer = np.stack([tifffile.imread(file) for file in files])
+    corners = list(product(*(range(0, n - c + 1, c) for n, c in zip(layer.shape, CHUNK, strict=True))))
+    codec = codec_for(layer.dtype)
+    compressors = threading.local()  # each thread its own, as they keep what they return
+
+    def encode(corner: tuple[int, ...]) -> int:
+        z, y, x = (slice(a, a + c) for a, c in zip(corner, CHUNK, strict=True))
+        if not hasattr(compressors, "encode"):
+            compressors.encode = codec.compressor(prod(CHUNK) * layer.itemsize)
+            compressors.chunk = np.empty(CHUNK, layer.dtype)
+        np.copyto(compressors.chunk, layer[z, y, x])
+        data = compressors.encode(compressors.chunk)
+        google_crc32c.value(np.frombuffer(data, np.uint8))
+        return len(data)
+
+    def decode(page: tifffile.TiffPage) -> int:
+        return int(page.asarray(maxworkers=1).nbytes)
+
+    with ThreadPoolExecutor(threads) as pool, tifffile.TiffFile(folder / "lzw.tif") as tif:
+        rates = {}
+        for name, work, things in (("codec", encode, corners * 3), ("LZW", decode, list(tif.pages[: CHUNK[0]]))):
+            list(pool.map(work, things))
+            start = time.perf_counter()
+            done = sum(pool.map(work, things)) if name == "LZW" else len(list(pool.map(work, things)))
+            voxels = done if name == "LZW" else done * prod(CHUNK) * layer.itemsize
+            rates[name] = voxels / (time.perf_counter() - start) / 1e6
+    return {"codec bound": rates["codec"], "LZW bound": 1 / (1 / rates["LZW"] + 1 / rates["codec"])}
+
+
+def ours(folder: Path, dest: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Convert once in this process and its workers."""
+    from convert_peak import Peak
+
+    from neurovol.blockwise.cluster import open_client
+    from neurovol.blockwise.ledger import Header, Ledger
+    from neurovol.blockwise.runner import Meter, run_blocks
+    from neurovol.levels import fused_levels
+    from neurovol.settings import ClusterSettings
+    from neurovol.stages.convert import merged
+    from neurovol.stages.copying import Convert, run_unpacked
+    from neurovol.stages.cover import level_blocks, write_coarser
+    from neurovol.volume.omezarr import create_volume, finish_volume, open_volume
+    from neurovol.volume.source import open_path
+    from neurovol.volume.unpacked import needs_scratch
+
+    with open_client(ClusterSettings(workers=options.workers, threads=1)) as client, Peak() as peak:
+        client.run(_imported)
+        start = time.perf_counter()
+        source = open_path(folder / options.source)
+        shape = source.shape[1:]
+        factors = FACTORS[: options.levels]
+        fused = fused_levels(shape, CHUNK, SHARD, factors)
+        create_volume(dest, shape=shape, channels=1, dtype=source.dtype, voxel_size_um=(2, 0.88, 0.88), chunk=CHUNK,
+                      shard=SHARD, factors=factors, fused=fused)  # fmt: skip
+        notes = dest.with_suffix(".notes")
+        notes.mkdir()
+        task = Convert(source, (0,), str(dest), factors[:fused], str(notes), durable=not options.no_fsync,
+                       histogram=not options.no_histogram)  # fmt: skip
+        blocks = level_blocks(open_volume(dest, allow_incomplete=True))
+        with Ledger(dest.with_suffix(".jsonl"), Header("convert", {}, sum(map(len, blocks)))) as ledger:
+            meter = Meter(ledger)
+            if needs_scratch(shape, source.grain, SHARD):
+                run_unpacked(client, task, blocks[0], meter, 0, dest.with_suffix(".scratch"))
+            else:
+                run_blocks(client, task, blocks[0], meter)
+            write_coarser(client, dest, blocks, meter, "mean", 0)
+            if not options.no_histogram:
+                merged([notes / f"{b.index}.npz" for b in blocks[0]], 1).constants()
+            finish_volume(dest, name="image", attributes={})
+            ledger.finish()
+        seconds = time.perf_counter() - start
+    return {"seconds": seconds, "peak_mb": peak.mb}
+
+
+def _imported() -> None:
+    pass
+
+
+def run(python: str, script: str, arguments: list[str]) -> dict[str, float]:
+    """One conversion in a process of its own; the last line it prints."""
+    command = [python, str(Path(__file__).parent / script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """By name: MB/s and peak memory in MB, medians; the first round is thrown away."""
+    shape = QUICK if options.quick else FULL
+    volume = prod(shape) * 2 / 1e6
+    if not (folder / "mosaic").exists():
+        stack_folder(folder / "slices", shape)
+        stack_lzw(folder / "lzw.tif", shape)
+        mosaic(folder / "mosaic", folder / "slices", shape)
+    dest = folder / "out.zarr"
+    commands = {
+        name: (sys.executable, "bench_convert.py", ["--ours", str(folder), "--dest", str(dest), *how])
+        for name, how in OURS.items()
+    }
+    pythons = dict.fromkeys(PEERS, options.peers) | {"stack-to-chunk": options.stack_to_chunk}
+    for peer, python in pythons.items():
+        if python:
+            commands[peer] = (python, "convert_peers.py", [peer, str(folder / "slices"), str(dest)])
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
+    bound: dict[str, list[float]] = {"codec bound": [], "LZW bound": []}
+    for turn in range(2 if options.quick else 4):
+        for name, (python, script, arguments) in commands.items():
+            found = run(python, script, arguments)
+            times[name].append({"MB/s": volume / found["seconds"], "peak MB": found["peak_mb"]})
+            print(f"round {turn}  {name:40}{volume / found['seconds']:8.0f} MB/s{found['peak_mb']:8.0f} MB", flush=True)
+            for leftover in folder.glob("out.*"):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        for name, rate in bounds(folder, 2).items():
+            bound[name].append(rate)
+    medians = {
+        name: {key: round(statistics.median(f[key] for f in found[1:]), 1) for key in found[0]}
+        for name, found in times.items()
+    }
+    return medians | {name: {"MB/s": round(statistics.median(rates[1:]), 1)} for name, rates in bound.items()}
+
+
+def ratios(found: dict[str, dict[str, float]]) -> dict[str, float]:
+    rate = {name: figures["MB/s"] for name, figures in found.items()}
+    peak = {name: figures.get("peak MB", 0.0) for name, figures in found.items()}
+    wanted = {
+        "of_codec_bound": rate["neurovol level 0"] / rate["codec bound"],
+        "of_codec_bound_no_fsync_no_histogram": rate["neurovol level 0 no fsync no histogram"] / rate["codec bound"],
+        "pyramid_extra": rate["neurovol level 0"] / rate["neurovol"] - 1,
+        "fsync_costs": 1 - rate["neurovol"] / rate["neurovol no fsync"],
+        "lzw_of_bound": rate["neurovol LZW"] / rate["LZW bound"],
+        "zetastitcher_vs_stack": rate["neurovol ZetaStitcher"] / rate["neurovol"],
+        "two_workers_vs_one": rate["neurovol"] / rate["neurovol one worker"],
+        "peak_mb": peak["neurovol"],
+    }
+    for name, peer in (("vs_ngff_zarr", "ngff-zarr"), ("vs_dask", "dask"), ("vs_tensorstore", "tensorstore"),
+                       ("vs_zarr_python", "zarr-python"), ("vs_stack_to_chunk", "stack-to-chunk")):  # fmt: skip
+        if peer in rate:
+            wanted[name] = rate["neurovol"] / rate[peer]
+    if "tensorstore-nosync" in rate:
+        wanted["vs_tensorstore_no_fsync"] = rate["neurovol no fsync"] / rate["tensorstore-nosync"]
+        wanted["peak_vs_tensorstore"] = peak["neurovol"] / peak["tensorstore"]
+    return {name: round(value, 3) for name, value in wanted.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="0.16 GB, one round")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write figures, ratios, machine and versions")
+    parser.add_argument("--folder", type=Path, help="for the stacks (7 GB), which are kept there; default: temporary")
+    parser.add_argument("--peers", metavar="PYTHON", help="of an environment with the peers (see convert_peers.py)")
+    parser.add_argument("--stack-to-chunk", metavar="PYTHON", help="of an environment with stack-to-chunk")
+    one = parser.add_argument_group("one conversion of ours, as this script calls itself")
+    one.add_argument("--ours", type=Path, metavar="FOLDER")
+    one.add_argument("--dest", type=Path)
+    one.add_argument("--source", default="slices")
+    one.add_argument("--levels", type=int, default=len(FACTORS))
+    one.add_argument("--workers", type=int, default=2)
+    one.add_argument("--no-fsync", action="store_true")
+    one.add_argument("--no-histogram", action="store_true")
+    options = parser.parse_args()
+    if options.ours:
+        print(json.dumps(ours(options.ours, options.dest, options)))
+        return
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        found = measure(options.folder or Path(temporary), options)
+    for name in ("peers", "stack_to_chunk"):
+        if not getattr(options, name):
+            print(f"not measured: --{name.replace('_', '-')} names no environment")
+    result = {
+        "figures": found,
+        "ratios": ratios(found),
+        "machine": {"cores": len(os.sched_getaffinity(0)), "processor": platform.processor() or platform.machine()},
+        "versions": {name: version(name) for name in ("zarr", "numcodecs", "numpy", "distributed", "tifffile")},
+    }
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
