@@ -48,6 +48,7 @@ OURS = {
     "neurovol LZW": ["--source", "lzw.tif"],
     "neurovol ZetaStitcher": ["--source", "mosaic"],
 }
+ROUNDS = 4  # of which the first is thrown away
 PEERS = ("tensorstore", "tensorstore-nosync", "dask", "zarr-python", "ngff-zarr")
 
 
@@ -187,7 +188,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, fl
             commands[peer] = (python, "convert_peers.py", [peer, str(folder / "slices"), str(dest)])
     times: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
     bound: dict[str, list[float]] = {"codec bound": [], "LZW bound": []}
-    for turn in range(2 if options.quick else 4):
+    for turn in range(2 if options.quick else ROUNDS):
         for name, (python, script, arguments) in commands.items():
             found = run(python, script, arguments)
             times[name].append({"MB/s": volume / found["seconds"], "peak MB": found["peak_mb"]})

@@ -188,9 +188,7 @@ def test_workers_are_as_many_as_the_allowed_memory_holds(tmp_path: Path) -> None
     assert copiers([view], 3_000_000_000, cores=64) == 13  # of 200 MB each, beside 300 MB of the driver
     assert copiers([view], 3_000_000_000, cores=2) == 2
     large = replace(view, shard=(512, 2048, 2048), source=replace(view.source, shape=(1, 600, 3000, 3000)))
-    with pytest.raises(
-        UserError, match=r"allowed_bytes is 3 GB, but .* takes \d\.\d+ GB.*smaller convert\.shard"
-    ):
+    with pytest.raises(UserError, match=r"allowed_bytes is 3 GB, but .* takes \d\.\d+ GB.*smaller convert\.shard"):
         copiers([large], 3_000_000_000, cores=2)
 
 

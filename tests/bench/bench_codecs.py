@@ -1,0 +1,86 @@
+"""Size against speed of codecs on the store's chunks: what neurovol.volume.shardfile.codec_for chooses by.
+
+    MOUSE_CORTEX=FOLDER python tests/bench/bench_codecs.py [--quick] [--json FILE]
+
+Chunks of 32 × 64 × 64 of a phantom and, where its folder is given, of mouse cortex, as uint16 and scaled to uint8; one
+thread, MB of voxels per second, medians of three rounds after a warm-up; the ratio is encoded size by size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from neurovol.geometry import Box
+from neurovol.volume.phantom import PhantomSource
+from neurovol.volume.shardfile import Codec
+
+CHUNK = (32, 64, 64)
+
+
+def codecs(itemsize: int) -> dict[str, Codec]:
+    found = {f"zstd {level}": Codec("zstd", level) for level in (1, 3)}
+    for level, shuffle, blocksize in product((1, 3), ("shuffle", "bitshuffle"), (0, 2**19)):
+        name = f"blosc zstd {level} {shuffle}{' 512 kB' if blocksize else ''}"
+        found[name] = Codec("blosc", level, shuffle, itemsize, blocksize)
+    return found
+
+
+def volumes(quick: bool) -> dict[str, np.ndarray]:
+    shape = (32, 128, 128) if quick else (64, 512, 512)
+    found = {"phantom": PhantomSource(shape, seed=1).read(Box.of_shape(shape))[0]}
+    if "MOUSE_CORTEX" in os.environ:
+        mouse = tifffile.imread(Path(os.environ["MOUSE_CORTEX"]) / "signal.tif")[:, :448, :640]
+        found["mouse cortex"] = np.pad(mouse, ((0, 2), (0, 0), (0, 0)), mode="reflect")
+    eight = {f"{name} uint8": (v // max(1, -(-int(v.max()) // 255))).astype(np.uint8) for name, v in found.items()}
+    return {f"{name} uint16": v for name, v in found.items()} | eight
+
+
+def chunks(volume: np.ndarray) -> list[np.ndarray]:
+    corners = product(*(range(0, n - c + 1, c) for n, c in zip(volume.shape, CHUNK, strict=True)))
+    return [volume[tuple(slice(a, a + c) for a, c in zip(k, CHUNK, strict=True))].copy() for k in corners]
+
+
+def measured(pieces: list[np.ndarray], codec: Codec, rounds: int) -> dict[str, float]:
+    encode, seconds, size = codec.compressor(pieces[0].nbytes), [], 0
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        size = sum(len(encode(piece)) for piece in pieces)
+        seconds.append(time.perf_counter() - start)
+    total = sum(piece.nbytes for piece in pieces)
+    return {"MB/s": round(total / statistics.median(seconds[1:]) / 1e6), "ratio": round(size / total, 3)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smaller phantom, one round")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write figures, machine and versions")
+    options = parser.parse_args()
+    figures = {
+        name: {c: measured(chunks(v), codec, 1 if options.quick else 3) for c, codec in codecs(v.itemsize).items()}
+        for name, v in volumes(options.quick).items()
+    }
+    result = {
+        "figures": figures,
+        "machine": {"cores": len(os.sched_getaffinity(0)), "processor": platform.processor() or platform.machine()},
+        "versions": {name: version(name) for name in ("imagecodecs", "numcodecs", "numpy")},
+    }
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for name, row in figures.items():
+        for codec, f in row.items():
+            print(f"{name:22}{codec:36}{f['MB/s']:6.0f} MB/s   {f['ratio']:.3f}")
+
+
+if __name__ == "__main__":
+    main()
