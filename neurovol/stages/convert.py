@@ -46,7 +46,7 @@ def plan_convert(steps: Steps, sample: str) -> list[Plan]:
         write_bytes=int(prod(view.shape) * item * 8 / 7),
         memory_bytes=worker_bytes(view),
         voxels=prod(view.shape) * len(view.channels),
-        pace="convert",
+        pace=_pace(view),
         notes=(
             f"source    {view.source.identity()['kind']}, {view.source.dtype}, {_shape(view.shape)} voxels (z, y, x) "
             f"of {_shape(view.voxel_size_um)} µm, channels {list(view.channels)}",
@@ -57,6 +57,13 @@ def plan_convert(steps: Steps, sample: str) -> list[Plan]:
         ),
     )
     return [plan]
+
+
+def _pace(view: SampleView) -> str:
+    """By what a conversion spends its time on."""
+    if view.identity["kind"] == "phantom":
+        return "phantom"
+    return "copy" if view.source.grain == (1, 1, 1) else "decode"
 
 
 def _files(view: SampleView) -> list[int]:

@@ -9,7 +9,15 @@ from neurovol.progress import duration
 
 # Voxels per second on two cores of an EPYC with avx512_bf16, halos and reading included, as the README's demo
 # and table show them; they only serve the estimate of hours, which says at what pace it was made.
-PACE = {"convert": 11e6, "annotate": 25e6, "cnn2d": 0.2e6, "unet3d fp32": 0.35e6, "unet3d bf16": 0.6e6}
+PACE = {
+    "copy": 150e6,
+    "decode": 60e6,
+    "phantom": 11e6,
+    "annotate": 25e6,
+    "cnn2d": 0.2e6,
+    "unet3d fp32": 0.35e6,
+    "unet3d bf16": 0.6e6,
+}
 
 
 @dataclass(frozen=True)
