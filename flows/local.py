@@ -95,9 +95,14 @@ def run(project_file: Path) -> int:
         print(f"neurovol: {error}", file=sys.stderr)
         return 2
     with server() as address:
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+
         from flows.project import project  # Prefect reads the server's address as it is imported
 
         state = project(project_file.absolute(), return_state=True)
+        for worker in (APILogWorker, EventsWorker):  # else they try for a minute to reach a server that is gone
+            worker.drain_all(timeout=10)
         run_id = state.state_details.flow_run_id
         print(f"\nreport:  {report}\nrun:     {address}/runs/flow-run/{run_id}   (`make ui` starts the server again)")
         if state.is_completed():
