@@ -39,22 +39,33 @@ class TiffSource:
     def read(self, box: Box, channels: tuple[int, ...], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """(c, z, y, x) of a box inside the stack; Failure names the file and z that could not be read."""
         out = np.empty((len(channels), *box.shape), self.dtype) if out is None else out
+        planes = range(box.start[0], box.stop[0])
         _, rows, cols = box.slices
-        for i, z in enumerate(range(box.start[0], box.stop[0])):
-            path, stamp = self._file_of(z)
-            try:
-                file_map = _map_of(self, z if self.is_folder else 0)
-                with path.open("rb", buffering=0) as file:
-                    found = os.fstat(file.fileno())
-                    if (found.st_size, found.st_mtime_ns) != stamp:
-                        raise EOFError("it has changed since it was opened")
-                    for k, c in enumerate(channels):
-                        out[k, i] = file_map.read_plane(file, c, 0 if self.is_folder else z, (rows, cols))
-            except MemoryError:
-                raise
-            except Exception as error:  # every codec has errors of its own
-                raise Failure(f"{path}: plane z = {z} could not be read: {error}") from error
+        if not self.is_folder:
+            self._read_file(0, planes, (rows, cols), channels, out)
+        else:
+            for i, z in enumerate(planes):
+                self._read_file(z, range(z, z + 1), (rows, cols), channels, out[:, i : i + 1])
         return out
+
+    def _read_file(
+        self, index: int, planes: range, rows_cols: tuple[slice, slice], channels: tuple[int, ...], out: NDArray[Any]
+    ) -> None:
+        """Planes of the stack that lie in one file, by its place in the listing; `out` is (c, z, y, x)."""
+        z = planes.start
+        try:
+            file_map = _map_of(self, index)
+            with open(file_map.path, "rb", buffering=0) as file:
+                found = os.fstat(file.fileno())
+                if (found.st_size, found.st_mtime_ns) != file_map.stamp:
+                    raise EOFError("it has changed since it was opened")
+                for i, z in enumerate(planes):
+                    for k, c in enumerate(channels):
+                        file_map.read_into(file, c, 0 if self.is_folder else z, rows_cols, out[k, i])
+        except (MemoryError, Failure):
+            raise
+        except Exception as error:  # every codec has errors of its own
+            raise Failure(f"{self._file_of(z)[0]}: plane z = {z} could not be read: {error}") from error
 
     def identity(self) -> dict[str, Any]:
         """What the content depends on: the files' names, sizes and times of last change."""
@@ -68,14 +79,14 @@ class TiffSource:
         return _located(self, z if self.is_folder else 0)
 
 
-@lru_cache(maxsize=2**14)  # looked up for every plane of every block
+@lru_cache(maxsize=2**14)
 def _located(source: TiffSource, index: int) -> tuple[Path, Stamp]:
     """The file of a stack at that place of its listing, with the stamp it has to have."""
     name, size, time = source._files()[index]
     return Path(source.path) / name if source.is_folder else Path(source.path), (size, time)
 
 
-@lru_cache(maxsize=2**12)
+@lru_cache(maxsize=2**12)  # looked up for every slice of every block
 def _map_of(source: TiffSource, index: int) -> FileMap:
     """That file's map; of a folder's slices by the first's, where they are alike."""
     path, stamp = _located(source, index)

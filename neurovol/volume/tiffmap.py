@@ -1,14 +1,13 @@
 """How one TIFF file is read in parts: where each plane of each channel lies, and how to decode a piece of it.
 
-Uncompressed planes are memory-mapped; of compressed ones only the strips or tiles that a box needs
-are decoded, and the last decoded ones are kept, so that neighbouring blocks do not decode them again.
+Of compressed planes only the strips or tiles that a box needs are decoded. Those that it holds whole go straight
+into their place; of the others the last decoded ones are kept, so that neighbouring blocks do not decode them again.
 A FileMap holds no open handle; it is made once per process and file.
 """
 
 from __future__ import annotations
 
 import logging
-import mmap
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,8 +15,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
-from xml.etree import ElementTree
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -26,16 +24,14 @@ from numpy.typing import NDArray
 from neurovol.errors import UserError
 from neurovol.geometry import Box, Zyx
 from neurovol.volume.ifd import BrokenTiff, Page, read_pages
+from neurovol.volume.planefile import Readable, passing, read_cut
+from neurovol.volume.strips import Codec, codec_of
+from neurovol.volume.tiffmeta import VoxelSize as VoxelSize
+from neurovol.volume.tiffmeta import told_by
 
 Stamp = tuple[int, int]  # size in bytes, time of last change in ns
-VoxelSize = tuple[float, float, float]
 
 CACHE_BYTES = 256 * 2**20  # decoded strips and tiles kept per process
-
-_MICROMETRES = {
-    "µm": 1.0, "μm": 1.0, "um": 1.0, "\\u00B5m": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0,
-    "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "inch": 25400.0, "in": 25400.0,
-}  # fmt: skip
 
 # tifffile reports broken files to its log and reads on; the walk over the directories has refused them by then
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -54,6 +50,7 @@ class FileMap:
     pages: tuple[Page, ...]
     segments: tuple[Box, ...]  # per strip or tile: its place in the page, as (samples apart, y, x)
     decode: Callable[..., tuple[Any, Any, Any]]
+    codec: Codec | None  # the quick decoder, where it does
     voxel_size_um: VoxelSize | None
     told_planes: int | None  # channels × z by OME or ImageJ metadata, which tifffile drops where it does not fit
 
@@ -69,49 +66,83 @@ class FileMap:
         """(z, y, x) of what is decoded at once."""
         return self.segments[0].shape if self.raw_offsets is None else (1, 1, 1)
 
-    def read_plane(self, file: BinaryIO, channel: int, z: int, rows_cols: tuple[slice, slice]) -> NDArray[Any]:
+    def read_plane(self, file: Readable, channel: int, z: int, rows_cols: tuple[slice, slice]) -> NDArray[Any]:
         """(y, x) of one channel; `file` is this file, open."""
-        apart, _, _, together = self.page_shape
+        rows, cols = rows_cols
+        out = np.empty((rows.stop - rows.start, cols.stop - cols.start), self.dtype.newbyteorder("="))
+        self.read_into(file, channel, z, rows_cols, out)
+        return out
+
+    def read_into(
+        self, file: Readable, channel: int, z: int, rows_cols: tuple[slice, slice], out: NDArray[Any]
+    ) -> None:
+        """Into `out` (y, x), which may be of a wider type and lie apart; `file` is this file, open."""
+        apart, y, x, together = self.page_shape
         has_samples = apart * together > 1
         page = int(self.page_of[0 if has_samples else channel, z])
         sample = channel if has_samples else 0
         rows, cols = rows_cols
         layer, k = (sample, 0) if apart > 1 else (0, sample)
-        box = Box((layer, rows.start, cols.start), (layer + 1, rows.stop, cols.stop))
         if self.raw_offsets is not None:
-            return self._mapped(file, int(self.raw_offsets[page]))[box.slices][0, :, :, k]
-        return self._decoded(file, page, box)[0, :, :, k]
+            offset = int(self.raw_offsets[page]) + layer * y * x * together * self.dtype.itemsize
+            read_cut(file, offset, (y, x, together), self.dtype, (rows, cols, k), out)
+        else:
+            box = Box((layer, rows.start, cols.start), (layer + 1, rows.stop, cols.stop))
+            self._decode_into(file, page, box, k, out)
 
-    def _mapped(self, file: BinaryIO, offset: int) -> NDArray[Any]:
-        """A page in the file's own memory map, as numpy.memmap would give it, in a third of the time."""
-        start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-        n_bytes = prod(self.page_shape) * self.dtype.itemsize
-        held = mmap.mmap(file.fileno(), offset - start + n_bytes, access=mmap.ACCESS_READ, offset=start)
-        return np.frombuffer(held, self.dtype, prod(self.page_shape), offset - start).reshape(self.page_shape)
-
-    def _decoded(self, file: BinaryIO, page: int, box: Box) -> NDArray[Any]:
-        needed = _needed(self, box)
-        if len(needed) == 1 and self.segments[needed[0]] == box:  # a whole slice may be most of a gigabyte
-            return self._segment(file, page, needed[0])
-        out = np.empty((*box.shape, self.page_shape[3]), self.dtype.newbyteorder("="))
-        for index in needed:
+    def _decode_into(self, file: Readable, page: int, box: Box, k: int, out: NDArray[Any]) -> None:
+        layer = box.start[0]
+        whole = Box((layer, 0, 0), (layer + 1, *self.page_shape[1:3]))
+        for index in _needed(self, box):
             segment = self.segments[index]
             part = segment.intersect(box)
-            out[part.within(box)] = self._segment(file, page, index)[part.within(segment)]
-        return out
+            target = out[part.within(box)[1:]]
+            if self.codec is None or part != segment.intersect(whole):
+                target[...] = self._kept(file, page, index)[part.within(segment)][0, :, :, k]
+            elif part == segment and target.dtype == self.codec.voxel and target.flags.c_contiguous:
+                self._decode(file, page, index, target)
+            else:
+                decoded = passing("strip", segment.shape[1:], self.codec.voxel)
+                self._decode(file, page, index, decoded)
+                target[...] = decoded[part.within(segment)[1:]]
 
-    def _segment(self, file: BinaryIO, page: int, index: int) -> NDArray[Any]:
+    def _kept(self, file: Readable, page: int, index: int) -> NDArray[Any]:
+        """A strip or tile as (1, y, x, samples together), from the cache where it is there."""
         key = (self.path, self.stamp, page, index)
         found = _cache.get(key)
         if found is None:
-            offset, count = int(self.pages[page].offsets[index]), int(self.pages[page].counts[index])
-            file.seek(offset)
-            data = file.read(count)
-            if len(data) < count:
-                raise EOFError(f"only {len(data)} of the {count} bytes at byte {offset} are there")
-            found = np.asarray(self.decode(data, index)[0])
+            if self.codec is None:
+                found = self._decoded_otherwise(file, page, index)
+            else:
+                found = np.empty((*self.segments[index].shape, 1), self.codec.voxel)
+                self._decode(file, page, index, found[0, :, :, 0])
             _cache.put(key, found)
         return found
+
+    def _decode(self, file: Readable, page: int, index: int, out: NDArray[Any]) -> None:
+        """A strip or tile into `out` (y, x), C-contiguous; what the codec refuses, tifffile decodes or tells."""
+        assert self.codec is not None
+        try:
+            self.codec.read(file, *self._extent(page, index), out)
+        except MemoryError:
+            raise
+        except Exception:  # every codec has errors of its own
+            found = self._decoded_otherwise(file, page, index)[0, :, :, 0]
+            y, x = found.shape  # a tile at the edge may be stored without what lies beyond it
+            out[:y, :x] = found
+
+    def _decoded_otherwise(self, file: Readable, page: int, index: int) -> NDArray[Any]:
+        """A strip or tile as (1, y, x, samples together), by tifffile."""
+        offset, count = self._extent(page, index)
+        file.seek(offset)
+        data = file.read(count)
+        if len(data) < count:
+            raise EOFError(f"only {len(data)} of the {count} bytes at byte {offset} are there")
+        return np.asarray(self.decode(data, index)[0])
+
+    def _extent(self, page: int, index: int) -> tuple[int, int]:
+        """Where a strip or tile begins in the file, and its size in bytes."""
+        return int(self.pages[page].offsets[index]), int(self.pages[page].counts[index])
 
 
 @lru_cache(maxsize=64)
@@ -201,9 +232,10 @@ def _mapped(path: Path, stamp: Stamp, pages: list[Page], tif: Any) -> FileMap:
         plain = keyframe.is_final and all(page.contiguous(page_bytes) for page in pages)
         raw = np.array([page.offsets[0] for page in pages]) if plain else None
     decode, segments = (_no_decode, ()) if raw is not None else _decoder(keyframe, len(pages[0].offsets))
+    codec = None if raw is not None else codec_of(keyframe)
+    told = told_by(tif, apart * together)
     shape = (apart, y, x, together)
-    voxel_size_um, told = _metadata(tif, apart * together)
-    return FileMap(path, stamp, shape, dtype, page_of, raw, tuple(pages), segments, decode, voxel_size_um, told)
+    return FileMap(path, stamp, shape, dtype, page_of, raw, tuple(pages), segments, decode, codec, *told)
 
 
 def _no_decode(*_: Any) -> tuple[Any, Any, Any]:
@@ -254,48 +286,3 @@ def _page_table(path: Path, leading: list[tuple[str, int]], samples: int) -> NDA
     if named in ("", "Z"):
         return table.reshape(1, -1)
     return table.T if named == "ZC" else table.reshape(len(table), -1)
-
-
-def _metadata(tif: Any, samples: int) -> tuple[VoxelSize | None, int | None]:
-    """By OME or ImageJ metadata: (z, y, x) in µm, None unless all three are told; the number of planes."""
-    if tif.is_ome:
-        return _ome_metadata(tif.ome_metadata)
-    if tif.is_imagej:
-        told = tif.imagej_metadata or {}
-        planes = int(told["images"]) * samples if "images" in told else None
-        return _imagej_voxel_size(told, tif.pages[0].tags), planes
-    return None, None
-
-
-def _ome_metadata(xml: str) -> tuple[VoxelSize | None, int | None]:
-    try:
-        pixels = next((e for e in ElementTree.fromstring(xml).iter() if e.tag.endswith("}Pixels")), None)
-    except ElementTree.ParseError:
-        return None, None
-    if pixels is None:
-        return None, None
-    planes = prod(int(pixels.get(f"Size{axis}", "1")) for axis in "CZT")
-    sizes = []
-    for axis in "ZYX":
-        value = pixels.get(f"PhysicalSize{axis}")
-        unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
-        if value is None or unit not in _MICROMETRES:
-            return None, planes
-        sizes.append(float(value) * _MICROMETRES[unit])
-    return _positive(sizes), planes
-
-
-def _imagej_voxel_size(metadata: dict[str, Any], tags: Any) -> VoxelSize | None:
-    """ImageJ tells pixels per unit in the resolution tags, the plane spacing in its own metadata."""
-    factor = _MICROMETRES.get(str(metadata.get("unit", "")))
-    if factor is None or "spacing" not in metadata or "XResolution" not in tags or "YResolution" not in tags:
-        return None
-    per_unit = [tags[name].value for name in ("YResolution", "XResolution")]
-    if any(n == 0 or d == 0 for n, d in per_unit):
-        return None
-    return _positive([abs(float(metadata["spacing"])) * factor, *(d / n * factor for n, d in per_unit)])
-
-
-def _positive(sizes: list[float]) -> VoxelSize | None:
-    z, y, x = sizes
-    return (z, y, x) if all(0 < s < float("inf") for s in sizes) else None

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from neurovol.errors import DiskFull, Failure
 from neurovol.geometry import Block, Box, Receipt, Zyx, zyx
+from neurovol.volume.planefile import passing, read_cut
 from neurovol.volume.shards import NO_ROOM
 from neurovol.volume.source import Source
 
@@ -54,9 +55,11 @@ class Unpack:
     def __call__(self, block: Block) -> Receipt:
         file = _plane_file(self.folder, block.write.start[0])
         partial = file.with_suffix(f".{os.getpid()}.partial")
+        planes = passing("planes", (len(self.channels), *block.write.shape), self.source.dtype)
+        self.source.read(block.write, self.channels, planes)
         try:
             with partial.open("wb") as out:
-                out.write(np.ascontiguousarray(self.source.read(block.write, self.channels)).data)
+                out.write(planes.data)
             partial.replace(file)
         except OSError as error:
             partial.unlink(missing_ok=True)
@@ -86,20 +89,25 @@ class Unpacked:
     def read(self, box: Box, channels: tuple[int, ...], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """(c, z, y, x) of a box; Failure where its plane could not be decoded."""
         out = np.empty((len(channels), *box.shape), self.dtype) if out is None else out
+        y, x = self.shape[2:]
         _, rows, cols = box.slices
-        layout = (len(self.channels), *self.shape[2:])
+        places = [self.channels.index(c) * y * x * self.dtype.itemsize for c in channels]
         for i, z in enumerate(range(box.start[0], box.stop[0])):
-            plane = np.memmap(self._file(z), self.dtype, "r", 0, layout)
-            for k, c in enumerate(channels):
-                out[k, i] = plane[self.channels.index(c), rows, cols]
+            file = _plane_file(self.folder, z)
+            try:
+                with open(file, "rb", buffering=0) as plane:
+                    for k, place in enumerate(places):
+                        read_cut(plane, place, (y, x, 1), self.dtype, (rows, cols, 0), out[k, i])
+            except FileNotFoundError:
+                raise Failure(self._reason(z)) from None
+            except (OSError, EOFError, ValueError) as error:  # the last where it is too short to be mapped
+                raise Failure(f"{file}: decoded plane z = {z} could not be read: {error}; run again") from error
         return out
 
-    def _file(self, z: int) -> Path:
-        file = _plane_file(self.folder, z)
-        if not file.exists():
-            error = _error_file(self.folder, z)
-            raise Failure(error.read_text() if error.exists() else f"{file}: the decoded plane is gone; run again")
-        return file
+    def _reason(self, z: int) -> str:
+        """Why a plane has no scratch file."""
+        noted = _error_file(self.folder, z)
+        return noted.read_text() if noted.exists() else f"{_plane_file(self.folder, z)}: is gone; run again"
 
     def identity(self) -> dict[str, Any]:
         return {"kind": "scratch", "folder": self.folder}
