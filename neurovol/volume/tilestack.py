@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from neurovol.errors import Failure, UserError
 from neurovol.geometry import Box, Zyx
-from neurovol.volume.tiff import TiffSource, _listing, _sha256, natural_key, open_tiff
-from neurovol.volume.tiffmap import Stamp, _cache, map_file
+from neurovol.volume.tiff import _listing, _sha256, natural_key, open_tiff
+from neurovol.volume.tiffmap import Stamp, _cache
 
 REFUSED = {
     ".dcimg": "a DCIMG file of Hamamatsu's",
@@ -66,8 +66,7 @@ def open_stack(path: Path) -> TileStack:
     check_kind(path)
     if path.suffix.lower() == ".zip" and path.is_file():
         return open_zip(path)
-    tiff = open_tiff(path)
-    return _even(tiff) or tiff
+    return open_tiff(path)
 
 
 def check_kind(path: Path) -> None:
@@ -95,63 +94,6 @@ def files_of(path: Path) -> Files | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return Files(len(found), sum(size for _, size, _ in found), _sha256(found))
-
-
-@dataclass(frozen=True)
-class EvenStack:
-    """A TIFF file whose planes lie evenly apart, none compressed: one array, mapped once for a whole box.
-
-    Tiles give a block many small parts, for which mapping plane by plane would cost more than copying them.
-    """
-
-    path: str
-    stamp: Stamp
-    shape: tuple[int, int, int, int]
-    stored: np.dtype[Any]  # with the file's byte order
-    offsets: tuple[int, ...]  # in bytes, of the first voxel of each channel
-    strides: Zyx  # in bytes
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.stored.newbyteorder("=")
-
-    @property
-    def grain(self) -> Zyx:
-        return 1, 1, 1
-
-    def read(self, box: Box, channels: tuple[int, ...], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """(c, z, y, x) of a box inside the stack; Failure names the file and z that could not be read."""
-        out = np.empty((len(channels), *box.shape), self.dtype) if out is None else out
-        try:
-            with open(self.path, "rb") as file:
-                _check_unchanged(file, self.stamp)
-                mapped = np.memmap(file, np.uint8, "r").data
-            for k, c in enumerate(channels):
-                channel: NDArray[Any] = np.ndarray(self.shape[1:], self.stored, mapped, self.offsets[c], self.strides)
-                out[k] = channel[box.slices]
-        except (OSError, EOFError, ValueError) as error:
-            raise Failure(f"{self.path}: plane z = {box.start[0]} could not be read: {error}") from error
-        return out
-
-
-def _even(tiff: TiffSource) -> EvenStack | None:
-    """The same stack, if the planes of each channel lie evenly apart as they are; in a folder each has its own file."""
-    path, stamp = tiff._file_of(0)
-    file_map = map_file(path, stamp)
-    raw = file_map.raw_offsets
-    if tiff.is_folder or raw is None:
-        return None
-    steps = {int(step) for pages in file_map.page_of for step in np.diff(raw[pages])}
-    if len(steps) > 1:
-        return None
-    apart, y, x, together = file_map.page_shape
-    voxel = file_map.dtype.itemsize * together
-    first = [int(raw[pages[0]]) for pages in file_map.page_of]
-    if apart * together > 1:  # the samples of a page are the channels
-        step = y * x * voxel if apart > 1 else file_map.dtype.itemsize
-        first = [first[0] + c * step for c in range(tiff.shape[0])]
-    strides = (steps.pop() if steps else 0, x * voxel, voxel)
-    return EvenStack(str(path), stamp, tiff.shape, file_map.dtype, tuple(first), strides)
 
 
 def _check_unchanged(file: BinaryIO, stamp: Stamp) -> None:

@@ -50,10 +50,8 @@ class ZetaStitcherSource:
         """(c, z, y, x) of a box inside the fused volume; Failure names the file and z that could not be read."""
         out = np.empty((len(channels), *box.shape), self.dtype) if out is None else out
         mosaic = self._mosaic()
-        tiles = [
-            Tile(mosaic.boxes[i], partial(self._read_tile, i)) for i in mosaic.meeting(box) if self.tiles_sha256[i]
-        ]
-        fuse(tiles, box, channels, out)
+        there = [i for i in mosaic.meeting(box) if self.tiles_sha256[i]]
+        fuse([Tile(mosaic.boxes[i], partial(self._read_tile, mosaic, i)) for i in there], box, channels, out)
         return out
 
     def identity(self) -> dict[str, Any]:
@@ -71,17 +69,18 @@ class ZetaStitcherSource:
         return _told(Path(self.path).parent / name, sha256)
 
     def _mosaic(self) -> Mosaic:
-        return _verified_mosaic(Path(self.path), self.stamp)
+        return _verified_mosaic(self.path, self.stamp)
 
-    def _read_tile(self, index: int, box: Box, channels: tuple[int, ...], out: NDArray[Any] | None) -> NDArray[Any]:
+    def _read_tile(
+        self, mosaic: Mosaic, index: int, box: Box, channels: tuple[int, ...], out: NDArray[Any]
+    ) -> NDArray[Any]:
         """Of a box in the fused volume that lies inside the tile."""
-        mosaic = self._mosaic()
         place = mosaic.boxes[index]
-        path = Path(self.path).parent / mosaic.names[index]
-        local = box.shifted(zyx(-a for a in place.start))
+        z, y, x = place.start
+        local = box.shifted((-z, -y, -x))
+        shape = (self.shape[0], *place.shape)
         try:
-            stack = _stack(path, self.tiles_sha256[index])
-            _check_stack(path, stack, (self.shape[0], *place.shape), self.dtype)
+            stack = _stack(self.path, mosaic.names[index], self.tiles_sha256[index], shape, self.dtype)
         except (UserError, Failure, OSError) as error:
             raise Failure(f"{error} (needed for its planes z = {local.start[0]} to {local.stop[0] - 1})") from None
         return stack.read(local, channels, out)
@@ -181,10 +180,13 @@ def _short(files: Files | None) -> str:
 
 
 @lru_cache(maxsize=4096)  # a plane of a large mosaic touches all of its tiles
-def _stack(path: Path, expected_sha256: str) -> TileStack:
-    """A tile, opened once per process; it notices by itself what changes later."""
+def _stack(yml: str, name: str, expected_sha256: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> TileStack:
+    """A tile, opened and checked once per process; it notices by itself what changes later."""
+    path = Path(yml).parent / name
     _told(path, expected_sha256)
-    return open_stack(path)
+    stack = open_stack(path)
+    _check_stack(path, stack, shape, dtype)
+    return stack
 
 
 def _told(path: Path, expected_sha256: str) -> list[int | str]:
@@ -196,11 +198,11 @@ def _told(path: Path, expected_sha256: str) -> list[int | str]:
 
 
 @lru_cache(maxsize=4)
-def _verified_mosaic(yml: Path, stamp: Stamp) -> Mosaic:
+def _verified_mosaic(yml: str, stamp: Stamp) -> Mosaic:
     try:
-        found = yml.stat()
+        found = Path(yml).stat()
         if (found.st_size, found.st_mtime_ns) == stamp:
-            return read_mosaic(yml)
+            return read_mosaic(Path(yml))
     except (OSError, UserError) as error:
         raise Failure(f"{yml}: can no longer be read: {error}") from None
     raise Failure(f"{yml}: has changed since it was opened; run again once nothing writes to it any more")

@@ -125,6 +125,16 @@ def test_a_box_is_written_where_it_is_wanted(noisy):
     np.testing.assert_array_equal(out, whole[1:, *box.slices])
 
 
+def test_a_box_is_written_into_a_part_of_a_larger_array(noisy):
+    source, whole = noisy
+    out = np.full((2, 14, 70, 90), 7, np.uint16)
+    box = Box((3, 10, 20), (8, 50, 60))
+    source.read(box, (1, 0), out[:, 2:7, 9:49, 3:43])
+    np.testing.assert_array_equal(out[:, 2:7, 9:49, 3:43], whole[[1, 0]][:, *box.slices])
+    out[:, 2:7, 9:49, 3:43] = 7
+    assert (out == 7).all()
+
+
 def write_folder(path, tile):
     path.mkdir(parents=True)
     for z, plane in enumerate(tile[0]):
