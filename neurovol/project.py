@@ -82,25 +82,33 @@ def state_of(step: Step) -> State:
 
 
 def perform(step: Step, work: Callable[[Step], None], *, redo: bool = False) -> None:
-    """Bring a step to done: continue it, or with `redo` build it beside the old one and swap.
+    """Bring a step to done: continue it where it lies, or with `redo` build it beside a complete old one and swap.
 
     Raises UserError where the step is stale and `redo` was not asked for.
     """
+    beside = step.beside
+    if not step.ledger.exists() and _is_complete(beside):  # death came while the two were being swapped
+        _swap(beside, step)
+        return
     state = state_of(step)
     if state.kind == "done" and not redo:
         return
     if state.kind == "stale" and not redo:
         raise UserError(stale_text([(step, state)]))
-    if state.kind == "missing" or not step.ledger.exists() or (redo and state.kind == "begun"):
+    if state.kind in ("missing", "begun") or not step.ledger.exists():  # nothing complete that it could replace
         work(step)
         return
-    beside = step.beside
     record = read_ledger(beside.ledger)
     if record is not None and record.header.inputs != step.inputs:
         _remove(beside.output)
         _remove(beside.ledger)
-    work(beside)
+    if not _is_complete(beside):
+        work(beside)
     _swap(beside, step)
+
+
+def _is_complete(step: Step) -> bool:
+    return state_of(step).kind == "done"
 
 
 def stale_text(stale: list[tuple[Step, State]]) -> str:
@@ -115,16 +123,20 @@ def stale_text(stale: list[tuple[Step, State]]) -> str:
 
 
 def _swap(new: Step, old: Step) -> None:
-    """Put a complete new output in the old one's place; the ledger moves last, as it is the truth."""
+    """Put a complete new output in the old one's place; the ledger moves last, as it is the truth.
+
+    It goes on where an earlier one was cut short: the old ledger goes first, and what has moved is not there any more.
+    """
     aside = old.output.with_name(f"{old.output.name}.old")
-    _remove(aside)
     _remove(old.ledger)
-    if old.output.exists():
-        old.output.rename(aside)
-    new.output.rename(old.output)
+    if new.output.exists():
+        _remove(aside)
+        if old.output.exists():
+            old.output.rename(aside)
+        new.output.rename(old.output)
+    _remove(aside)
     if new.ledger.exists():  # a ledger inside its output moved with it
         new.ledger.rename(old.ledger)
-    _remove(aside)
 
 
 def _remove(path: Path) -> None:
@@ -172,6 +184,9 @@ class Project:
 
     def histogram(self, sample: str) -> Path:
         return self.sample_folder(sample) / "histogram.npz"
+
+    def preview(self, sample: str) -> Path:
+        return self.sample_folder(sample) / "preview.png"
 
     def ledger(self, sample: str, step: str) -> Path:
         return self.sample_folder(sample) / "ledgers" / f"{step}.jsonl"
