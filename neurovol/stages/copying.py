@@ -4,47 +4,59 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import accumulate, groupby, product
 from math import prod
+from operator import mul
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
 from neurovol.blockwise.runner import Meter, refuse_quarantined, run_blocks, settled
 from neurovol.errors import Failure, UserError
-from neurovol.geometry import Block, Box, Receipt, Zyx, windows
+from neurovol.geometry import Block, Box, Receipt, Zyx, ceil_div, round_up, windows, zyx
 from neurovol.stages.view import SampleView
-from neurovol.volume.histogram import Counter
+from neurovol.volume.histogram import Counter, rows_counted, save_levels
 from neurovol.volume.omezarr import VolumeWriter
 from neurovol.volume.pyramid import downsample
 from neurovol.volume.source import Source
 from neurovol.volume.stored import write_text
 from neurovol.volume.tiffmap import CACHE_BYTES
 from neurovol.volume.unpacked import Unpack, Unpacked, planes_of, record_failure
+from neurovol.volume.workspace import reused
 
-SLAB = 8  # slices; even, so that the level above can be made of each slab alone
-
-_workspace = threading.local()  # first touch of fresh memory costs as much as copying into it
-
+SLAB = 8  # slices read at once, and what is made of them made while they are in the processor's cache
 
 WORKER_BYTES = 200_000_000  # of a worker process before it has done anything: its libraries
 DRIVER_BYTES = 300_000_000  # of this process, Dask's scheduler within it
 
 
 def worker_bytes(view: SampleView) -> int:
-    """Memory of a worker that copies a sample, beside its libraries': a block with its levels, or a slice decoded."""
-    block = prod(view.layout["shard"]) * view.voxel_bytes
+    """Memory of a worker that copies a sample, beside its libraries: its part of a block, or a slice decoded."""
+    shard, fused = view.layout["shard"], view.layout["factors"][: view.fused]
+    plane = prod(shard[1:]) * view.voxel_bytes
+    finer = accumulate((f[1] * f[2] for f in fused), mul, initial=1)
+    layers = sum(view.chunk[0] * plane // f for f in finer)  # of chunks, one of each level
+    slab = slab_depth(view.source.grain, fused, shard[0]) * plane
     compressed = view.source.grain != (1, 1, 1)
     slice_bytes = prod(view.shape[1:]) * view.source.dtype.itemsize
-    # levels made with level 0 come to at most half of it; a decoder holds a slice as it came, and decoded, at once
-    needed: int = max(block * 3 // 2 + compressed * CACHE_BYTES, view.unpacks * slice_bytes * 5 // 2)
+    # means are taken of a slab; a decoder holds a slice as it came, and decoded, at once
+    unpacking = view.unpacks * (2 * len(view.channels) + 3) * slice_bytes // 2
+    needed: int = max(layers + 2 * slab + compressed * CACHE_BYTES, unpacking)
     return needed
+
+
+def slab_depth(grain: Zyx, fused: Iterable[Zyx], depth: int) -> int:
+    """How many slices of a block are read at once: whole ones of all levels; all where the source decodes many at once.
+
+    >>> slab_depth((1, 1, 1), [(1, 2, 2), (2, 2, 2)], 128), slab_depth((64, 64, 64), [], 128)
+    (8, 128)
+    """
+    return round_up(SLAB, prod(f[0] for f in fused)) if grain[0] == 1 else depth
 
 
 def copiers(views: Iterable[SampleView], allowed_bytes: int, cores: int) -> int:
@@ -56,8 +68,9 @@ def copiers(views: Iterable[SampleView], allowed_bytes: int, cores: int) -> int:
         if fitting < 1:
             raise UserError(
                 f"sample {view.name}: convert.allowed_bytes is {allowed_bytes / 1e9:.3g} GB, but copying it takes "
-                f"{(each + DRIVER_BYTES) / 1e9:.3g} GB: a block of {list(view.layout['shard'])} voxels with its "
-                f"levels, or one decoded slice, and the libraries; allow that much, or set a smaller convert.shard"
+                f"{(each + DRIVER_BYTES) / 1e9:.3g} GB: what it holds of a block of "
+                f"{list(view.layout['shard'])} voxels, or of a slice decoded, and the libraries; "
+                f"allow that much, or set a smaller convert.shard"
             )
         workers = min(workers, fitting)
     return workers
@@ -65,7 +78,7 @@ def copiers(views: Iterable[SampleView], allowed_bytes: int, cores: int) -> int:
 
 @dataclass(frozen=True)
 class Convert:
-    """Copies one block from the source, with its part of the levels that are made of it alone, and its histogram."""
+    """Copies one block, which is one shard, with its part of the levels that are made of it alone; counts values."""
 
     source: Source
     channels: tuple[int, ...]
@@ -77,50 +90,47 @@ class Convert:
     histogram: bool = True
 
     def __call__(self, block: Block) -> Receipt:
-        array, level_1, bad = self._read(block)
+        boxes = list(accumulate(self.fused, Box.downsampled, initial=block.write))
+        counters = [self._counter(level) for level in range(len(boxes))]
+        bad: dict[int, str] = {}
+        with ExitStack() as stack:
+            writers = [VolumeWriter(self.path, level, self.durable) for level in range(len(boxes))]
+            streams = [stack.enter_context(w.stream(box)) for w, box in zip(writers, boxes, strict=True)]
+            for slab in self._slabs(block.write):
+                voxels, found = self._read(slab)
+                bad |= found
+                for level, stream in enumerate(streams):
+                    if level:
+                        voxels = downsample(voxels, self.fused[level - 1], "mean")
+                        slab = slab.downsampled(self.fused[level - 1])
+                    stream.add(voxels)
+                    if self.histogram:
+                        counters[level].add(voxels, slab.start)
+            receipt, *_ = [stream.finish() for stream in streams]
         if bad:
             write_text(self._note(block, "bad"), json.dumps(bad))
-        receipt = VolumeWriter(self.path, 0, self.durable).write(block.write, array)
-        box = block.write
-        for level, factors in enumerate(self.fused, 1):
-            box = box.downsampled(factors)
-            array = level_1 if level == 1 else downsample(array, factors, "mean")
-            VolumeWriter(self.path, level, self.durable).write(box, array)
+        else:
+            self._note(block, "bad").unlink(missing_ok=True)  # of an earlier attempt
+        if self.histogram:
+            save_levels([counter.histogram() for counter in counters], self._note(block, "npz"))
         return receipt
+
+    def _counter(self, level: int) -> Counter:
+        shape = zyx(self.source.shape[1:])
+        for factors in self.fused[:level]:
+            shape = ceil_div(shape, factors)
+        return Counter(len(self.channels), self.source.dtype, rows_counted(shape))
 
     def _note(self, block: Block, kind: str) -> Path:
         return Path(self.notes) / f"{block.index}.{kind}"
 
-    def _read(self, block: Block) -> tuple[NDArray[Any], NDArray[Any], dict[int, str]]:
-        """The voxels, the first level above, and the slices that could not be read with the reason.
-
-        What is made of the voxels is made a few slices at a time, while they are in the processor's cache.
-        """
-        channels, box, dtype = len(self.channels), block.write, self.source.dtype
-        out = _reused((channels, *box.shape), dtype)
-        bad: dict[int, str] = {}
-        factors = self.fused[0] if self.fused else (1, 1, 1)
-        level_1 = np.empty((channels, *(box.downsampled(factors).shape if self.fused else (0, 0, 0))), dtype)
-        counter = Counter(channels, dtype)
-        for slab in self._slabs(box):
-            part = slab.within(box)
-            voxels, found = self._read_slab(slab, out[(slice(None), *part)])
-            bad |= found
-            if self.histogram:
-                counter.add(voxels)
-            if self.fused:
-                coarse = slab.downsampled(factors).within(box.downsampled(factors))
-                level_1[(slice(None), *coarse)] = downsample(voxels, factors, "mean")
-        if self.histogram:
-            counter.histogram().save(self._note(block, "npz"))
-        return out, level_1, bad
-
     def _slabs(self, box: Box) -> Iterator[Box]:
-        """The block a few slices at a time, unless the source decodes more than one at once."""
-        depth = SLAB if self.source.grain[0] == 1 else box.shape[0]
+        depth = slab_depth(self.source.grain, self.fused, box.shape[0])
         return (window.write for window in windows(box, (depth, *box.shape[1:]), (0, 0, 0), (1, 1, 1)))
 
-    def _read_slab(self, slab: Box, out: NDArray[Any]) -> tuple[NDArray[Any], dict[int, str]]:
+    def _read(self, slab: Box) -> tuple[NDArray[Any], dict[int, str]]:
+        """(c, z, y, x) on memory that the next call takes again, and slices that could not be read with the reason."""
+        out = reused("slab", (len(self.channels), *slab.shape), self.source.dtype)
         if self.fill:
             return read_filled(self.source, slab, self.channels, out)
         return self.source.read(slab, self.channels, out), {}
@@ -135,23 +145,14 @@ def read_filled(
     except Failure:
         pass
     bad = {}
-    for plane in planes_of(box):
-        target = out[:, plane.index - box.start[0]][:, None]
+    for plane, (k, channel) in product(planes_of(box), enumerate(channels)):
+        target = out[k : k + 1, plane.index - box.start[0]][:, None]
         try:
-            source.read(plane.write, channels, target)
+            source.read(plane.write, (channel,), target)
         except Failure as error:
             target[...] = 0
             bad[plane.index] = str(error)
     return out, bad
-
-
-def _reused(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """An array on this thread's own memory, which the next call takes again."""
-    wanted = prod(shape) * dtype.itemsize
-    if getattr(_workspace, "bytes", np.empty(0, np.uint8)).nbytes < wanted:
-        _workspace.bytes = np.empty(wanted, np.uint8)
-    array: NDArray[Any] = _workspace.bytes[:wanted].view(dtype).reshape(shape)
-    return array
 
 
 def run_unpacked(client: Client, task: Convert, blocks: list[Block], meter: Meter, retries: int, scratch: Path) -> None:

@@ -17,6 +17,7 @@ from neurovol.blockwise.ledger import Ledger
 from neurovol.blockwise.runner import BlockTask, Meter, run_blocks
 from neurovol.geometry import Block, BlockGrid, Box, Receipt, Zyx, ceil_div, windows
 from neurovol.progress import Report, silent
+from neurovol.volume.histogram import Counter, rows_counted
 from neurovol.volume.omezarr import VolumeInfo, VolumeReader, VolumeWriter, open_volume
 from neurovol.volume.pyramid import downsample
 from neurovol.volume.source import read_reflected
@@ -90,10 +91,16 @@ class Downsample:
     volume_below: Zyx
     factors: Zyx
     how: Literal["mean", "max"]
+    notes: str | None = None  # folder for the histogram of each block of an image, by its index
 
     def __call__(self, block: Block) -> Receipt:
         finer = block.write.upsampled(self.factors).intersect(Box.of_shape(self.volume_below))
-        return self.writer.write(block.write, downsample(self.below.read(finer), self.factors, self.how))
+        array = downsample(self.below.read(finer), self.factors, self.how)
+        if self.notes is not None:
+            counter = Counter(len(array), array.dtype, rows_counted(ceil_div(self.volume_below, self.factors)))
+            counter.add(array, block.write.start)
+            counter.histogram().save(Path(self.notes) / f"{block.index}.npz")
+        return self.writer.write(block.write, array)
 
 
 def grids(info: VolumeInfo) -> list[BlockGrid]:
@@ -153,9 +160,15 @@ def write_levels(
 
 
 def write_coarser(
-    client: Client, path: Path, blocks: list[list[Block]], meter: Meter, how: Literal["mean", "max"], retries: int
+    client: Client,
+    path: Path,
+    blocks: list[list[Block]],
+    meter: Meter,
+    how: Literal["mean", "max"],
+    retries: int,
+    notes: Path | None = None,
 ) -> None:
-    """Make each level that has blocks of its own from the one below, once level 0 is there."""
+    """Make each level that has blocks of its own from the one below, once level 0 is there; note their histograms."""
     info = open_volume(path, allow_incomplete=True)
     for level in range(1, info.levels):
         task = Downsample(
@@ -164,6 +177,7 @@ def write_coarser(
             info.level_shape(level - 1),
             info.factors[level - 1],
             how,
+            None if notes is None else str(notes),
         )
         if blocks[level]:
             run_blocks(client, task, blocks[level], meter, retries=retries)

@@ -17,7 +17,7 @@ from neurovol.settings import Section
 from neurovol.stages.view import SampleView, opened, plain
 
 # Raised whenever a stage would write other bytes from the same inputs.
-VERSIONS = {"convert": 2, "annotate": 1, "pseudolabel": 1, "train": 1, "segment": 1, "evaluate": 1, "report": 1}
+VERSIONS = {"convert": 3, "annotate": 1, "pseudolabel": 1, "train": 1, "segment": 1, "evaluate": 1, "report": 1}
 
 BASELINES = ("cnn2d", "unet3d_sparse")
 
@@ -73,6 +73,7 @@ class Steps:
             "channels": list(view.channels),
             "convert.chunk": list(view.chunk),
             "convert.shard": list(view.shard),
+            "convert.codec": self.project.settings.convert.codec,
             "convert.on_bad_slice": self.project.settings.convert.on_bad_slice,
             "version": VERSIONS["convert"],
         }

@@ -1,4 +1,4 @@
-"""Exact histograms of non-zero voxels, made per block and merged: what intensities are normalised by.
+"""Histograms of non-zero voxels, made per block and merged exactly: what intensities are normalised by.
 
 Zeros are left out: they are the empty surroundings of the tissue, up to half of a volume.
 """
@@ -6,10 +6,10 @@ Zeros are left out: they are the empty surroundings of the tissue, up to half of
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +17,67 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurovol.errors import Failure, UserError
+from neurovol.geometry import Zyx
 
 # the normalisation rule's percentiles (design, invariant 8)
 LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8
 
 
-_PIECE = 2**17  # voxels counted at once: their 64-bit indices stay in the cache
+_PIECE = 2**18  # voxels counted at once: their 64-bit indices stay in the cache
+
+# Counting takes as long as compressing, and percentiles of a quarter of so many voxels are those of all of them.
+COUNTED_WHOLE = 2**26  # voxels; in larger volumes every fourth row of a slice is counted
+_EVERY = 4
+
+
+def rows_counted(volume: Zyx) -> int:
+    """Every how many rows of a slice are counted: all of a small volume, a quarter of a large one.
+
+    Row y of slice z is counted where y + z is a multiple of it: every row of the microscope's field comes up, and
+    lines of one direction of its scan no more than those of the other.
+
+    >>> rows_counted((100, 500, 500)), rows_counted((2000, 10000, 10000))
+    (1, 4)
+    """
+    return 1 if prod(volume) <= COUNTED_WHOLE else _EVERY
 
 
 class Counter:
-    """Counts the values of (c, z, y, x) in uint8 or uint16, piece after piece."""
+    """Counts the values of a volume in uint8 or uint16, box after box; the boxes' sum does not depend on their cut."""
 
-    def __init__(self, channels: int, dtype: np.dtype[Any]) -> None:
+    def __init__(self, channels: int, dtype: np.dtype[Any], every: int = 1) -> None:
+        """`every`: see rows_counted."""
         if dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
             raise ValueError(f"voxels are {dtype}; histograms are made of uint8 and uint16")
+        self.every = every
         self.counts = np.zeros((channels, int(np.iinfo(dtype).max) + 1), np.int64)
         self._indices = np.empty(_PIECE, np.intp)
 
-    def add(self, array: NDArray[Any]) -> None:
+    def add(self, array: NDArray[Any], start: Zyx = (0, 0, 0)) -> None:
+        """(c, z, y, x) of a box that begins at `start` of the volume."""
+        z, y, _ = start
         for total, channel in zip(self.counts, array, strict=True):
-            flat = channel.reshape(-1)
+            if self.every == 1:
+                self._count(total, [channel])
+            else:
+                planes = enumerate(channel, start=z + y)
+                self._count(total, [plane[-i % self.every :: self.every] for i, plane in planes])
+
+    def _count(self, total: NDArray[np.int64], parts: list[NDArray[Any]]) -> None:
+        held = 0
+        for flat in (part.reshape(-1) for part in parts):
             for start in range(0, flat.size, _PIECE):
                 piece = flat[start : start + _PIECE]
-                self._indices[: piece.size] = piece
-                found = np.bincount(self._indices[: piece.size])
-                total[: found.size] += found
+                if held + piece.size > _PIECE:
+                    self._add(total, held)
+                    held = 0
+                self._indices[held : held + piece.size] = piece
+                held += piece.size
+        self._add(total, held)
+
+    def _add(self, total: NDArray[np.int64], held: int) -> None:
+        found = np.bincount(self._indices[:held])
+        total[: found.size] += found
 
     def histogram(self) -> Histogram:
         return Histogram.dense(self.counts)
@@ -64,13 +100,15 @@ class Histogram:
     @classmethod
     def merged(cls, parts: Iterable[Histogram], channels: int) -> Histogram:
         """The histogram of the voxels of all parts, of which one is held at a time."""
-        total = [np.zeros(2**16, np.int64) for _ in range(channels)]
+        total = Merging(channels)
         for part in parts:
-            if len(part.values) != channels:
-                raise ValueError(f"a histogram of {len(part.values)} channels cannot be merged with ones of {channels}")
-            for c in range(channels):
-                total[c][part.values[c]] += part.counts[c]
-        return cls.dense(total)
+            total.add(part)
+        return total.histogram()
+
+    @property
+    def channels(self) -> list[Histogram]:
+        """Each channel's by itself."""
+        return [Histogram((v,), (n,)) for v, n in zip(self.values, self.counts, strict=True)]
 
     @classmethod
     def dense(cls, channels: Iterable[NDArray[np.int64]]) -> Histogram:
@@ -101,27 +139,66 @@ class Histogram:
 
     def save(self, path: Path) -> None:
         """Write a small npz, whole or not at all; equal histograms give equal bytes."""
-        arrays = {f"values_{c}": v for c, v in enumerate(self.values)}
-        arrays |= {f"counts_{c}": n for c, n in enumerate(self.counts)}
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            with partial.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise Failure(f"{path}: the histogram could not be written: {error.strerror}") from error
+        save_levels([self], path)
 
     @classmethod
     def load(cls, path: Path) -> Histogram:
-        """What `save` wrote; Failure where it is missing or damaged."""
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                channels = range(len(stored.files) // 2)
-                return cls(
-                    tuple(stored[f"values_{c}"] for c in channels), tuple(stored[f"counts_{c}"] for c in channels)
-                )
-        except Exception as error:  # zip, zlib and numpy have errors of their own
-            raise Failure(f"{path}: the histogram could not be read: {error}; run the conversion again") from error
+        """That of level 0 of what `save_levels` wrote; Failure where it is missing or damaged."""
+        return load_levels(path)[0]
+
+
+class Merging:
+    """The sum of histograms, exact in whatever order they come."""
+
+    def __init__(self, channels: int) -> None:
+        self._total = [np.zeros(2**16, np.int64) for _ in range(channels)]
+
+    def add(self, part: Histogram) -> None:
+        if len(part.values) != len(self._total):
+            raise ValueError(
+                f"a histogram of {len(part.values)} channels cannot be merged with ones of {len(self._total)}"
+            )
+        for total, values, counts in zip(self._total, part.values, part.counts, strict=True):
+            total[values] += counts
+
+    def histogram(self) -> Histogram:
+        return Histogram.dense(self._total)
+
+
+def save_levels(levels: Sequence[Histogram], path: Path) -> None:
+    """Write the histograms of levels 0, 1, … as one small npz, whole or not at all; equal ones give equal bytes."""
+    arrays: dict[str, NDArray[np.int64]] = {}
+    for level, histogram in enumerate(levels):
+        arrays |= {_key(level, "values", c): v for c, v in enumerate(histogram.values)}
+        arrays |= {_key(level, "counts", c): n for c, n in enumerate(histogram.counts)}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise Failure(f"{path}: the histogram could not be written: {error.strerror}") from error
+
+
+def load_levels(path: Path) -> list[Histogram]:
+    """What `save_levels` wrote; Failure where it is missing or damaged."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = dict(stored)
+    except Exception as error:  # zip, zlib and numpy have errors of their own
+        raise Failure(f"{path}: the histogram could not be read: {error}; run the conversion again") from error
+    found: list[Histogram] = []
+    while _key(level := len(found), "values", 0) in arrays:
+        channels = [c for c in range(len(arrays)) if _key(level, "values", c) in arrays]
+        values, counts = (tuple(arrays[_key(level, what, c)] for c in channels) for what in ("values", "counts"))
+        found.append(Histogram(values, counts))
+    if not found:
+        raise Failure(f"{path}: holds no histogram; run the conversion again")
+    return found
+
+
+def _key(level: int, what: str, channel: int) -> str:
+    return f"{what}_{channel}" if level == 0 else f"level_{level}_{what}_{channel}"

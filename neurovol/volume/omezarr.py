@@ -19,7 +19,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from neurovol.errors import Failure, UserError
 from neurovol.geometry import Zyx, ceil_div, zyx
 from neurovol.volume import omemeta
-from neurovol.volume.shardfile import codec_for
+from neurovol.volume.shardfile import Codec, codec_for
 from neurovol.volume.shards import VolumeReader, VolumeWriter
 from neurovol.volume.stored import (
     VolumeInfo,
@@ -56,12 +56,13 @@ def create_volume(
     factors: Sequence[Zyx],
     fused: int = 0,
     sparse: bool = False,
+    codec: Literal["auto", "lz4", "zstd"] = "auto",
 ) -> None:
     """Create an incomplete volume, (c, z, y, x) or, where `channels` is None, (z, y, x); or take one up again.
 
     A volume of the same geometry that is there already is kept with all its shards; any other one,
     or another thing at that path, is a UserError. Of the first `fused` levels above 0 a shard is the part of
-    one shard of level 0 (see geometry.fused_levels). With `sparse`, shards absent outside the boxes written mean zeros.
+    one shard of level 0 (see levels.fused_levels). With `sparse`, shards absent outside the boxes written mean zeros.
     """
     info = VolumeInfo(
         Path(path),
@@ -85,7 +86,7 @@ def create_volume(
             write_group(info.path, {"neurovol": {"complete": False, "geometry": info.geometry, "attributes": {}}})
         for level in range(info.levels):
             if not (info.path / str(level) / "zarr.json").exists():
-                _create_level(info, level)
+                _create_level(info, level, codec_for(info.dtype, codec))
     except OSError as error:
         raise UserError(f"{info.path}: the volume cannot be created there: {error.strerror}") from None
 
@@ -102,7 +103,7 @@ def _check_same(info: VolumeInfo) -> None:
         )
 
 
-def _create_level(info: VolumeInfo, level: int) -> None:
+def _create_level(info: VolumeInfo, level: int, codec: Codec) -> None:
     one = () if info.channels is None else (1,)
     all_channels = () if info.channels is None else (info.channels,)
     zarr.create_array(
@@ -112,7 +113,7 @@ def _create_level(info: VolumeInfo, level: int) -> None:
         shards=(*all_channels, *info.shard(level)),
         dtype=info.dtype,
         filters=None,
-        compressors=[_compressor(info.dtype), Crc32cCodec()],
+        compressors=[_compressor(codec), Crc32cCodec()],
         fill_value=0,
         dimension_names=(*("c" for _ in one), "z", "y", "x"),
         zarr_format=3,
@@ -120,12 +121,15 @@ def _create_level(info: VolumeInfo, level: int) -> None:
     sync_to_disk([info.path / str(level) / "zarr.json"], info.path)
 
 
-def _compressor(dtype: np.dtype[Any]) -> Any:
-    codec = codec_for(dtype)
+def _compressor(codec: Codec) -> Any:
     if codec.name == "zstd":
         return ZstdCodec(level=codec.level)
     return BloscCodec(
-        cname="zstd", clevel=codec.level, shuffle=codec.shuffle, typesize=codec.itemsize, blocksize=codec.blocksize
+        cname=codec.within,
+        clevel=codec.level,
+        shuffle=codec.shuffle,
+        typesize=codec.itemsize,
+        blocksize=codec.blocksize,
     )
 
 
@@ -136,18 +140,20 @@ def finish_volume(
     attributes: dict[str, Any],
     omero: Sequence[tuple[float, float]] | None = None,
     label: bool = False,
+    origin_um: VoxelSize = (0.0, 0.0, 0.0),
 ) -> None:
     """Write the OME metadata and the completion mark, in one atomic step and last of all.
 
     `attributes` are JSON-able and come back in VolumeInfo.attributes; `omero` gives (start, end) of
-    the display window per channel. Failure where a shard of a volume that is not sparse is missing.
+    the display window per channel, `origin_um` where the first voxel lies. Failure where a shard of a volume
+    that is not sparse is missing.
     """
     info = replace(open_volume(path, allow_incomplete=True), attributes=attributes)
     _check_all_there(info)
-    how = "max" if label else "mean"
+    how, has_channels = "max" if label else "mean", info.channels is not None
     ome: dict[str, Any] = {
         "version": omemeta.VERSION,
-        "multiscales": omemeta.multiscales(name, info.voxel_size_um, info.factors, info.channels is not None, how),
+        "multiscales": omemeta.multiscales(name, info.voxel_size_um, info.factors, has_channels, how, origin_um),
     }
     if omero is not None:
         ome["omero"] = omemeta.omero(omero, int(np.iinfo(info.dtype).max))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import zarr
@@ -14,7 +16,8 @@ from numpy.typing import NDArray
 
 from neurovol.errors import DiskFull, Failure
 from neurovol.geometry import AXES, Box, Receipt, Zyx, shard_keys, zyx
-from neurovol.volume.shardfile import checksum, codec_for, shard_bytes, write_shard
+from neurovol.volume.shardfile import Codec, checksum, shard_bytes, shard_file, write_shard
+from neurovol.volume.shardstream import ShardStream
 from neurovol.volume.stored import VolumeInfo, open_volume, shard_size, sync_to_disk
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -65,15 +68,13 @@ class VolumeWriter:
         ValueError where the box is not whole shards or the array is not of its shape and dtype;
         Failure where the disk is full.
         """
-        info, _ = _opened(self.path, self.level, _version(self.path, self.level), True)
+        info, codec = self._checked(box)
         shard = info.shard(self.level)
-        _check_whole_shards(box, shard, info.level_shape(self.level))
         shape = box.shape if info.channels is None else (info.channels, *box.shape)
         if array.shape != shape or array.dtype != info.dtype:
             raise ValueError(f"{self.path}: {array.dtype} of shape {array.shape} is not {info.dtype} of shape {shape}")
-        codec = codec_for(info.dtype)
         files = []
-        try:
+        with self._errors_told(box):
             for key in shard_keys(box, shard):
                 part = Box(key, zyx(k + 1 for k in key)).upsampled(shard).intersect(box)
                 pieces = shard_bytes(array[(..., *part.within(box))], info.chunk, shard, codec)
@@ -81,13 +82,48 @@ class VolumeWriter:
                 write_shard(files[-1], pieces, self.durable)
             if self.durable:
                 sync_to_disk([], info.path / str(self.level), files)
+        return Receipt(box, checksum(array))
+
+    @contextmanager
+    def stream(self, box: Box) -> Iterator[ShardStream]:
+        """One whole shard of an image to write slab by slab; durably on disk, and seen by readers, after the `with`."""
+        info, codec = self._checked(box)
+        shard = info.shard(self.level)
+        if info.channels is None or len(shard_keys(box, shard)) != 1:
+            raise ValueError(f"{self.path}: {box.pairs} is not one shard {shard} of an image with channels")
+        file = info.shard_file(self.level, shard_keys(box, shard)[0])
+        with self._errors_told(box):
+            with shard_file(file, self.durable) as handle:
+                memory = f"layer of level {self.level}"
+                yield ShardStream(handle, box, info.channels, info.dtype, info.chunk, shard, codec, memory)
+            if self.durable:
+                sync_to_disk([], info.path / str(self.level), [file])
+
+    def _checked(self, box: Box) -> tuple[VolumeInfo, Codec]:
+        info, array = _opened(self.path, self.level, _version(self.path, self.level), True)
+        _check_whole_shards(box, info.shard(self.level), info.level_shape(self.level))
+        return info, codec_of(array)
+
+    @contextmanager
+    def _errors_told(self, box: Box) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise DiskFull(
                     f"{self.path}: disk full: {error.strerror}; free space and run again, finished blocks are kept"
                 ) from error
             raise Failure(f"{self.path}: box {box.pairs} could not be written: {error}") from error
-        return Receipt(box, checksum(array))
+
+
+def codec_of(array: zarr.Array[Any]) -> Codec:
+    """What the chunks of a stored array are compressed with: a volume is continued as it was begun."""
+    (sharding,) = cast("list[dict[str, Any]]", array.metadata.to_dict()["codecs"])
+    _, codec, _ = sharding["configuration"]["codecs"]  # bytes, compressor, crc32c
+    found = codec["configuration"]
+    if codec["name"] == "zstd":
+        return Codec("zstd", found["level"])
+    return Codec("blosc", found["clevel"], found["cname"], found["shuffle"], found["typesize"], found["blocksize"])
 
 
 def _check_whole_shards(box: Box, shard: Zyx, volume: Zyx) -> None:

@@ -1,6 +1,6 @@
 """Conversion side by side with its peers, with its codec's bound, and with itself on other sources, in one run.
 
-    python tests/bench/bench_convert.py [--quick] [--json FILE] [--folder FOLDER]
+    python tests/bench/bench_convert.py [--quick] [--json FILE] [--folder FOLDER] [--codec lz4]
         [--peers PYTHON] [--stack-to-chunk PYTHON]
 
 2.5 GB of uint16 in a folder of uncompressed slices, page cache warm; chunk 64 × 128 × 128, shard 256 × 512 × 512, the
@@ -37,7 +37,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 from convert_data import FULL, QUICK, stack_folder, stack_lzw
-from convert_layout import CHUNK, FACTORS, SHARD
+from convert_layout import CHUNK, CODEC, FACTORS, SHARD
 
 OURS = {
     "neurovol": [],
@@ -83,7 +83,7 @@ def bounds(folder: Path, threads: int) -> dict[str, float]:
     files = sorted((folder / "slices").glob("*.tif"))[: CHUNK[0]]
     layer = np.stack([tifffile.imread(file) for file in files])
     corners = list(product(*(range(0, n - c + 1, c) for n, c in zip(layer.shape, CHUNK, strict=True))))
-    codec = codec_for(layer.dtype)
+    codec = codec_for(layer.dtype, CODEC)
     compressors = threading.local()  # each thread its own, as they keep what they return
 
     def encode(corner: tuple[int, ...]) -> int:
@@ -119,7 +119,7 @@ def ours(folder: Path, dest: Path, options: argparse.Namespace) -> dict[str, flo
     from neurovol.blockwise.runner import Meter, run_blocks
     from neurovol.levels import fused_levels
     from neurovol.settings import ClusterSettings
-    from neurovol.stages.convert import merged
+    from neurovol.stages.convert import level_histograms
     from neurovol.stages.copying import Convert, run_unpacked
     from neurovol.stages.cover import level_blocks, write_coarser
     from neurovol.volume.omezarr import create_volume, finish_volume, open_volume
@@ -134,7 +134,7 @@ def ours(folder: Path, dest: Path, options: argparse.Namespace) -> dict[str, flo
         factors = FACTORS[: options.levels]
         fused = fused_levels(shape, CHUNK, SHARD, factors)
         create_volume(dest, shape=shape, channels=1, dtype=source.dtype, voxel_size_um=(2, 0.88, 0.88), chunk=CHUNK,
-                      shard=SHARD, factors=factors, fused=fused)  # fmt: skip
+                      shard=SHARD, factors=factors, fused=fused, codec=CODEC)  # fmt: skip
         notes = dest.with_suffix(".notes")
         notes.mkdir()
         task = Convert(source, (0,), str(dest), factors[:fused], str(notes), durable=not options.no_fsync,
@@ -146,9 +146,9 @@ def ours(folder: Path, dest: Path, options: argparse.Namespace) -> dict[str, flo
                 run_unpacked(client, task, blocks[0], meter, 0, dest.with_suffix(".scratch"))
             else:
                 run_blocks(client, task, blocks[0], meter)
-            write_coarser(client, dest, blocks, meter, "mean", 0)
+            write_coarser(client, dest, blocks, meter, "mean", 0, None if options.no_histogram else notes)
             if not options.no_histogram:
-                merged([notes / f"{b.index}.npz" for b in blocks[0]], 1).constants()
+                level_histograms(notes, blocks, fused, 1)[0].constants()
             finish_volume(dest, name="image", attributes={})
             ledger.finish()
         seconds = time.perf_counter() - start
@@ -156,7 +156,9 @@ def ours(folder: Path, dest: Path, options: argparse.Namespace) -> dict[str, flo
 
 
 def _imported() -> None:
-    pass
+    """On a worker: what a conversion imports, as the peers have it imported before the clock starts."""
+    import neurovol.stages.cover
+    import neurovol.volume.source  # noqa: F401
 
 
 def run(python: str, script: str, arguments: list[str]) -> dict[str, float]:
@@ -229,6 +231,7 @@ def ratios(found: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--codec", choices=("lz4", "zstd"), default="lz4", help="Blosc's, for all")
     parser.add_argument("--quick", action="store_true", help="0.16 GB, one round")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write figures, ratios, machine and versions")
     parser.add_argument("--folder", type=Path, help="for the stacks (7 GB), which are kept there; default: temporary")
@@ -243,6 +246,8 @@ def main() -> None:
     one.add_argument("--no-fsync", action="store_true")
     one.add_argument("--no-histogram", action="store_true")
     options = parser.parse_args()
+    if not options.ours and options.codec != CODEC:  # convert_layout.py has read it by now
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"BENCH_CODEC": options.codec})
     if options.ours:
         print(json.dumps(ours(options.ours, options.dest, options)))
         return
@@ -257,6 +262,7 @@ def main() -> None:
         "figures": found,
         "ratios": ratios(found),
         "machine": {"cores": len(os.sched_getaffinity(0)), "processor": platform.processor() or platform.machine()},
+        "codec": CODEC,
         "versions": {name: version(name) for name in ("zarr", "numcodecs", "numpy", "distributed", "tifffile")},
     }
     if options.json:

@@ -5,6 +5,7 @@ Imports nothing of neurovol, for the peers run in environments of their own.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,17 @@ import tifffile
 CHUNK, SHARD = (64, 128, 128), (256, 512, 512)
 SLICES = 16  # to a chunk of dask's; of 1, 16, 64 and 256 about the quickest, and the smallest in memory
 FACTORS = ((1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2))
+CODEC = os.environ.get("BENCH_CODEC", "lz4")  # or zstd; bench_convert.py sets it for all that it starts
+BLOSC = {
+    "cname": CODEC,
+    "clevel": {"lz4": 5, "zstd": 1}[CODEC],
+    "shuffle": "bitshuffle",
+    "typesize": 2,
+    "blocksize": 2**19,
+}
 CODECS = [
     {"name": "bytes", "configuration": {"endian": "little"}},
-    {
-        "name": "blosc",
-        "configuration": {"cname": "zstd", "clevel": 1, "shuffle": "bitshuffle", "typesize": 2, "blocksize": 2**19},
-    },
+    {"name": "blosc", "configuration": BLOSC},
     {"name": "crc32c"},
 ]
 Zyx = tuple[int, int, int]

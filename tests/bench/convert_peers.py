@@ -10,7 +10,7 @@ To be run by the Python of an environment that holds the peers; imports nothing 
 Prints one line of JSON: seconds without start and imports, processor seconds (of stack-to-chunk without its workers),
 the peak memory of the process and its children, the bytes written, versions. convert_check.py compares what was
 written with the slices. All write chunks of 64 × 128 × 128, shards of 256 × 512 × 512 (smaller where a level is),
-Blosc (zstd 1, bitshuffle) and crc32c after it, but
+Blosc (lz4 5, or zstd 1 with BENCH_CODEC=zstd; bitshuffle) and crc32c after it, but
 
 - ngff-zarr has no crc32c on chunks (its writer refuses it), and trims levels of odd size where others round them up;
   so does dask.
@@ -38,6 +38,7 @@ import tifffile
 sys.path.insert(0, str(Path(__file__).parent))
 
 from convert_layout import (
+    BLOSC,
     CHUNK,
     CODECS,
     FACTORS,
@@ -145,7 +146,7 @@ def _zarr_level(path: Path, shape: Zyx, dtype: np.dtype[Any]) -> Any:
     import zarr
     from zarr.codecs import BloscCodec, Crc32cCodec
 
-    blosc = BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle", typesize=dtype.itemsize)
+    blosc = BloscCodec(**BLOSC)
     return zarr.create_array(
         str(path), shape=shape, dtype=dtype, chunks=CHUNK, shards=shard_of(shape), compressors=[blosc, Crc32cCodec()],
         fill_value=0, zarr_format=3,
@@ -225,7 +226,7 @@ def by_ngff_zarr(folder: Path, dest: Path, threads: int) -> None:
     for factors in FACTORS:
         total = tuple(t * f for t, f in zip(total, factors, strict=True))
         scales.append(dict(zip("zyx", total, strict=True)))
-    blosc = {"name": "blosc", "configuration": CODECS[1]["configuration"]}
+    blosc = {"name": "blosc", "configuration": BLOSC}
     with dask.config.set(scheduler="threads", num_workers=threads):
         image = nz.to_ngff_image(_dask_slices(folder, SLICES), dims=["z", "y", "x"], name="image")
         levels = nz.to_multiscales(

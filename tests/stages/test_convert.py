@@ -183,12 +183,12 @@ def test_filling_touches_only_the_broken_slice(tmp_path: Path) -> None:
 
 
 def test_workers_are_as_many_as_the_allowed_memory_holds(tmp_path: Path) -> None:
-    steps = single_conversion(_slices(tmp_path / "raw"), tmp_path / "v.zarr", [2.0, 1.0, 1.0], None)
+    steps = single_conversion([_slices(tmp_path / "raw")], tmp_path / "v.zarr", [2.0, 1.0, 1.0], None)
     (view,) = steps.samples.values()
     assert copiers([view], 3_000_000_000, cores=64) == 13  # of 200 MB each, beside 300 MB of the driver
     assert copiers([view], 3_000_000_000, cores=2) == 2
-    large = replace(view, shard=(512, 2048, 2048), source=replace(view.source, shape=(1, 600, 3000, 3000)))
-    with pytest.raises(UserError, match=r"allowed_bytes is 3 GB, but .* takes \d\.\d+ GB.*smaller convert\.shard"):
+    large = replace(view, shard=(512, 8192, 8192), source=replace(view.source, shape=(1, 600, 9000, 9000)))
+    with pytest.raises(UserError, match=r"allowed_bytes is 3 GB, but .* takes 10\.5 GB.*smaller convert\.shard"):
         copiers([large], 3_000_000_000, cores=2)
 
 
@@ -197,3 +197,46 @@ def test_the_ledger_holds_the_checksum_of_every_block(tmp_path: Path) -> None:
     assert main(["convert", str(_slices(tmp_path / "raw")), str(dest), "--voxel-size", "2", "1", "1"]) == 0
     rows = [json.loads(line) for line in (tmp_path / "v.ome.zarr.convert.jsonl").read_text().splitlines()]
     assert sum("crc32c" in row for row in rows) == rows[0]["header"]["total"]
+
+
+def _two_channels(folder: Path, **options: Any) -> list[str]:
+    """A channel a folder of slices, the second the first turned upside down."""
+    for name, stack in {"ch0": STACK, "ch1": STACK[:, ::-1]}.items():
+        (folder / name).mkdir()
+        for z, page in enumerate(stack):
+            tifffile.imwrite(folder / name / f"s{z:02}.tif", page, **options)
+    return [str(folder / "ch0"), str(folder / "ch1")]
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])  # the second through scratch
+def test_channels_that_lie_apart_become_one_volume_which_verify_compares_with_them(
+    tmp_path: Path, compression: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sources, dest = _two_channels(tmp_path, compression=compression, rowsperstrip=SHAPE[1]), str(tmp_path / "v.zarr")
+    settings = ["--voxel-size", "2", "0.88", "0.88", "--set", "convert.shard=[32, 64, 64]"]
+    assert main(["convert", *sources, dest, *settings]) == 0
+    whole = VolumeReader(dest).read(Box.of_shape(SHAPE))
+    np.testing.assert_array_equal(whole, np.stack([STACK, STACK[:, ::-1]]))
+    assert main(["verify", dest, "--source", *sources]) == 0
+    assert "are whole and equal to the source" in capsys.readouterr().out
+    assert main(["verify", dest, "--source", *sources[::-1]]) == 2
+    assert "was converted from another source" in capsys.readouterr().err
+
+
+def test_a_project_names_the_channels_to_take_of_its_sources(tmp_path: Path) -> None:
+    _two_channels(tmp_path)
+    file = tmp_path / "project.toml"
+    sample = '[[samples]]\nname = "s"\nsource = ["ch0", "ch1"]\nchannels = [1]\nvoxel_size_um = [2, 1, 1]\n'
+    file.write_text(f'name = "p"\n{sample}')
+    assert main(["convert", str(file)]) == 0
+    whole = VolumeReader(str(tmp_path / "stores/p/samples/s/image.ome.zarr")).read(Box.of_shape(SHAPE))
+    np.testing.assert_array_equal(whole, STACK[None, :, ::-1])
+
+
+def test_channels_that_do_not_fit_together_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sources = _two_channels(tmp_path)
+    (tmp_path / "ch1/s18.tif").unlink()
+    assert main(["convert", *sources, str(tmp_path / "v.zarr"), "--voxel-size", "2", "1", "1"]) == 2
+    assert "ch0 has (19, 83, 101) voxels (z, y, x)" in (said := capsys.readouterr().err)
+    assert "ch1 has (18, 83, 101)" in said
+    assert not (tmp_path / "v.zarr").exists()

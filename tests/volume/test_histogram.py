@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurovol.errors import Failure, UserError
-from neurovol.volume.histogram import Histogram
+from neurovol.geometry import Box
+from neurovol.volume.histogram import Counter, Histogram, load_levels, save_levels
+from neurovol.volume.phantom import PhantomSource
 
 
 def _volume(seed: int, dtype=np.uint16) -> np.ndarray:
@@ -74,3 +76,35 @@ def test_other_types_and_channel_counts_are_refused():
         Histogram.of(np.zeros((1, 2, 2, 2)))
     with pytest.raises(ValueError, match="of 2 channels cannot be merged with ones of 1"):
         Histogram.merged([Histogram.of(_volume(1))], 1)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 11), st.integers(0, 9))
+def test_of_a_large_volume_every_fourth_row_is_counted_however_it_is_cut(ny: int, nz: int, cut: int, seed: int) -> None:
+    volume = np.random.default_rng(seed).integers(0, 300, (1, nz, ny, 5)).astype(np.uint16)
+    z, y = np.indices((nz, ny))
+    wanted = Histogram.of(volume[:, (z + y) % 4 == 0])
+    counter = Counter(1, volume.dtype, every=4)
+    for a in range(0, nz, cut):
+        for b in range(0, ny, cut):
+            counter.add(volume[:, a : a + cut, b : b + cut], (a, b, 0))
+    found = counter.histogram()
+    np.testing.assert_array_equal(found.values[0], wanted.values[0])
+    np.testing.assert_array_equal(found.counts[0], wanted.counts[0])
+
+
+def test_a_quarter_of_a_large_volume_gives_the_percentiles_of_all_of_it() -> None:
+    volume = PhantomSource((16, 512, 512), seed=3).read(Box((0, 0, 0), (16, 512, 512)))
+    counter = Counter(1, volume.dtype, every=4)
+    counter.add(volume)
+    for q in (1, 50, 99.8):
+        (whole,), (quarter,) = Histogram.of(volume).percentile(q), counter.histogram().percentile(q)
+        assert abs(quarter / whole - 1) < 0.01, f"percentile {q}: {quarter} of a quarter, {whole} of all"
+
+
+def test_the_histograms_of_all_levels_come_back_from_one_file(tmp_path) -> None:
+    levels = [Histogram.of(np.full((2, 3, 4, 5), n + 1, np.uint16)) for n in range(3)]
+    save_levels(levels, tmp_path / "h.npz")
+    for found, wanted in zip(load_levels(tmp_path / "h.npz"), levels, strict=True):
+        assert [v.tolist() for v in found.values] == [v.tolist() for v in wanted.values]
+        assert [n.tolist() for n in found.counts] == [n.tolist() for n in wanted.counts]
+    assert Histogram.load(tmp_path / "h.npz").percentile(50) == (1, 1)
