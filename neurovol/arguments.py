@@ -29,6 +29,7 @@ examples:
   neurovol status project.toml               what is done, begun, stale (and why), or missing
   neurovol train project.toml --set train.steps=500
   neurovol convert slices/ slab.ome.zarr --voxel-size 2 0.88 0.88
+  neurovol convert ch0/ ch1/ slab.ome.zarr   channels that lie apart, as one volume
   neurovol verify slab.ome.zarr --source slices/ --repair
 
 exit codes: 0 done; 1 something failed, what is finished is kept, run again to go on; 2 something for you to mend.
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("-v", "--verbose", action="store_true", help="show each block's retries and details")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _stage(commands, "run", "do all that a project file declares and is not done yet")
-    _stage(commands, "convert", "a project's sources to chunked OME-Zarr, or one SOURCE to DEST")
+    _stage(commands, "convert", "a project's sources to chunked OME-Zarr, or a SOURCE, or one per channel, to DEST")
     _stage(commands, "pseudolabel", "train the 2D CNN on annotated pixels, and label the training boxes with it")
     _stage(commands, "train", "train the 3D U-Net on annotated and pseudo-labelled voxels, and its baseline")
     _stage(commands, "segment", "the U-Net over whole samples, block by block")
@@ -70,22 +71,28 @@ def _stage(commands: Any, name: str, what: str) -> None:
     command = commands.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
     command.add_argument("project", type=Path, metavar="PROJECT", help="project file (TOML)")
     if name == "convert":
-        command.usage = "neurovol convert [options] PROJECT\n       neurovol convert [options] SOURCE DEST"
+        command.usage = "neurovol convert [options] PROJECT\n       neurovol convert [options] SOURCE [SOURCE ...] DEST"
         command.add_argument(
-            "dest",
+            "more",
             type=Path,
-            nargs="?",
+            nargs="*",
             metavar="DEST",
-            help="with a SOURCE in place of PROJECT: the OME-Zarr to write",
+            help="with a SOURCE in place of PROJECT: the OME-Zarr to write; before it, sources of further channels",
         )
         command.add_argument(
             "--voxel-size",
             type=float,
             nargs=3,
             metavar=("Z", "Y", "X"),
-            help="in µm, for SOURCE DEST; default: what the source says",
+            help="in µm, for SOURCE … DEST; default: what the source says",
         )
-        command.add_argument("--channels", type=int, nargs="+", metavar="C", help="for SOURCE DEST; default: 0")
+        command.add_argument(
+            "--channels",
+            type=int,
+            nargs="+",
+            metavar="C",
+            help="for SOURCE … DEST, counted over all sources; default: the first, of several sources all",
+        )
         command.add_argument(
             "--on-bad-slice",
             choices=("error", "fill"),
@@ -124,7 +131,13 @@ def _verify(commands: Any) -> None:
         ),
     )
     command.add_argument("store", type=Path, metavar="STORE", help="an image, label or probability volume (.ome.zarr)")
-    command.add_argument("--source", type=Path, help="also compare voxel for voxel with what it was converted from")
+    command.add_argument(
+        "--source",
+        type=Path,
+        nargs="+",
+        action="extend",
+        help="also compare voxel for voxel with what it was converted from; all of them, in their order",
+    )
     command.add_argument(
         "--channels", type=int, nargs="+", metavar="C", help="of the source; default: as the ledger says, or all"
     )

@@ -56,10 +56,8 @@ def _steps(file: Path, overrides: list[str]) -> Steps:
 def _run(options: argparse.Namespace) -> None:
     if options.command == "convert" and options.on_bad_slice is not None:
         options.set.append(f"convert.on_bad_slice={options.on_bad_slice}")
-    if options.command == "convert" and options.dest is not None:
-        steps = _single(options)
-    else:
-        steps = _steps(options.project, options.set)
+    without_project = options.command == "convert" and options.more
+    steps = _single(options) if without_project else _steps(options.project, options.set)
     from neurovol.stages.order import actions, chosen
 
     if options.sample is not None:
@@ -99,22 +97,28 @@ def _perform(steps: Steps, every: list[Action], todo: list[Action], redo: list[s
     if not again and all(state_of(action.step).kind == "done" for action in todo):
         print("nothing to do: all is done")
         return
+    converts = [a for a in todo if a.step.stage == "convert"]
+    made = [a for a in converts if a.step.name in again or state_of(a.step).kind != "done"]
     with Bars() as bars:
         perform_all(steps, todo, again, bars.report, bars.begin)
-    for action in todo:
-        if action.step.stage == "convert" and (text := filled_text(action.step)):
+    for action in converts:
+        if text := filled_text(action.step):
             print(text)
+    for action in made:
+        if action.sample is not None and (preview := steps.project.preview(action.sample)).exists():
+            print(f"preview: {preview}")
     if any(action.step.stage == "report" for action in todo):
         print(f"report: {steps.project.report}")
 
 
 def _single(options: argparse.Namespace) -> Steps:
-    """SOURCE DEST as a project of one sample whose image lies at DEST."""
+    """SOURCE … DEST as a project of one sample whose image lies at DEST."""
     from neurovol.projectfile import parse_override
     from neurovol.stages.single import single_conversion
 
     overrides = dict(parse_override(text) for text in options.set)
-    return single_conversion(options.project, options.dest, options.voxel_size, options.channels, overrides)
+    paths: list[Path] = [options.project, *options.more]
+    return single_conversion(paths[:-1], paths[-1], options.voxel_size, options.channels, overrides)
 
 
 def _status(options: argparse.Namespace) -> None:

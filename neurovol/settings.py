@@ -41,7 +41,23 @@ def _expanded(path: Any) -> Any:
     return re.sub(r"\$\{(\w+)\}", lambda found: os.environ[found[1]], path)
 
 
+def _listed(paths: Any) -> Any:
+    """A path, or several, as a list of them, expanded."""
+    listed = paths if isinstance(paths, list | tuple) else [paths]
+    if not listed or not all(isinstance(path, str | Path) for path in listed):
+        raise ValueError("is neither a path nor a list of paths; give one, or several where channels lie apart")
+    return [_expanded(path) for path in listed]
+
+
+def _unrepeated(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    for path in paths:
+        if paths.count(path) > 1:
+            raise ValueError(f"{path} is listed {paths.count(path)} times; each source is one or more channels, once")
+    return paths
+
+
 FilePath = Annotated[Path, BeforeValidator(_expanded)]
+FilePaths = Annotated[tuple[Path, ...], BeforeValidator(_listed), AfterValidator(_unrepeated)]
 BoxPairs = Annotated[tuple[tuple[int, int], tuple[int, int], tuple[int, int]], AfterValidator(_ordered)]
 
 
@@ -63,20 +79,36 @@ class Sample(Section):
     """One piece of tissue: where its stack lies and how large its voxels are."""
 
     name: Name = Field(description="Name of the sample, also of its folder")
-    source: FilePath | None = Field(
-        None, description="TIFF file, or folder with one TIFF per z-slice, relative to the project file"
+    source: FilePaths | None = Field(
+        None,
+        description="TIFF file, or folder with one TIFF per z-slice, relative to the project file; "
+        "a list of them where channels lie apart",
     )
     phantom: Phantom | None = Field(None, description="A phantom in place of a source")
     voxel_size_um: VoxelSize | None = Field(None, description="z, y, x in µm; default: what the source says")
-    channels: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="Channels to convert")
+    channels: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None, min_length=1, description="Channels to convert; default the first, of a list of sources all"
+    )
 
     @model_validator(mode="after")
     def _one_kind_of_source(self) -> Sample:
         if (self.source is None) == (self.phantom is None):
             raise ValueError("give either `source` or `phantom`, exactly one of them")
-        if len(set(self.channels)) != len(self.channels):
+        if self.channels is not None and len(set(self.channels)) != len(self.channels):
             raise ValueError(f"channels {self.channels} repeat one another")
         return self
+
+    def channels_of(self, available: int) -> tuple[int, ...]:
+        """The channels to convert of a source that has so many.
+
+        >>> Sample(name="s", source=["ch0.tif", "ch1.tif"]).channels_of(2)
+        (0, 1)
+        >>> Sample(name="s", source="colour.tif").channels_of(3)
+        (0,)
+        """
+        if self.channels is not None:
+            return self.channels
+        return tuple(range(available)) if len(self.source or ()) > 1 else (0,)
 
 
 class AnnotationValues(Section):
@@ -242,6 +274,11 @@ class StoreSettings(Section):
         description="What lies in one file, z, y, x; whole chunks. Default: the smallest from 4 × 4 × 4 chunks on "
         "with at most 10,000 files (beyond a terabyte 10,000 per terabyte)",
     )
+    codec: Literal["auto", "lz4", "zstd"] = Field(
+        "auto",
+        description="How images are compressed; lz4 is the faster, zstd the smaller, auto the better by measurement: "
+        "lz4 for 16 bit, zstd for 8 bit",
+    )
     on_bad_slice: Literal["error", "fill"] = Field(
         "error", description='A slice that cannot be read ends the conversion; "fill" puts zeros and records it'
     )
@@ -251,6 +288,8 @@ class StoreSettings(Section):
     allowed_bytes: int = Field(
         3_000_000_000, ge=500_000_000, description="Memory of a conversion, all its workers together"
     )
+    tissue: bool = Field(True, description="Write a mask of where tissue is, at about 8 µm, as labels/tissue")
+    preview: bool = Field(True, description="Write preview.png, the maximum along z of a coarse level")
 
     @model_validator(mode="after")
     def _whole_chunks(self) -> StoreSettings:

@@ -267,6 +267,12 @@ def test_help_names_every_command_and_reads_well() -> None:
     assert max(map(len, text.splitlines())) < 140
 
 
+def test_sources_may_be_given_together_or_one_by_one() -> None:
+    together, apart = ["--source", "a", "b"], ["--source", "a", "--source", "b"]
+    for sources in (together, apart):
+        assert parser().parse_args(["verify", "v.zarr", *sources]).source == [Path("a"), Path("b")]
+
+
 def test_importing_neurovol_imports_no_torch() -> None:
     code = "import sys, neurovol, neurovol.geometry, neurovol.settings, neurovol.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

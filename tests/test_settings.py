@@ -18,12 +18,25 @@ def loaded(tmp_path: Path, text: str, **overrides: Any) -> ProjectSettings:
     return load_settings(file, {key.replace("__", "."): value for key, value in overrides.items()})
 
 
+def listed(sources: str) -> str:
+    """A project of one sample of several sources."""
+    return f'name = "p"\n[[samples]]\nname = "s"\nsource = {sources}\n'
+
+
+def test_a_sample_may_have_several_sources_and_then_has_all_their_channels(tmp_path: Path) -> None:
+    (sample,) = loaded(tmp_path, listed('["raw/ch0", "raw/ch1.tif"]')).samples
+    assert sample.source == (Path("raw/ch0"), Path("raw/ch1.tif"))
+    assert sample.channels_of(3) == (0, 1, 2)
+    (sample,) = loaded(tmp_path, listed('["raw/ch0", "raw/ch1.tif"]') + "channels = [1]").samples
+    assert sample.channels_of(3) == (1,)
+
+
 def test_a_project_needs_a_name_and_a_sample_and_all_else_has_a_default(tmp_path: Path) -> None:
     settings = loaded(tmp_path, f'name = "p"\n{SAMPLE}')
     assert settings.train.alpha == 0.3
     assert settings.train.patch == (32, 64, 64)
     assert settings.convert.chunk == (32, 64, 64)
-    assert settings.samples[0].channels == (0,)
+    assert settings.samples[0].channels_of(3) == (0,)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +56,10 @@ def test_a_project_needs_a_name_and_a_sample_and_all_else_has_a_default(tmp_path
         (f'name = "p"\n{SAMPLE}[[annotations]]\nsample = "s"\nsource = "phantom"', "needs a phantom sample"),
         (f'name = "p"\n{SAMPLE}[[annotations]]\nsample = "s"\nsource = "a"\nevery = 2\nslices = [1]', "not both"),
         (f'name = "p"\n{SAMPLE}phantom = {{seed = 1}}', "exactly one of them"),
+        (listed("[]"), "samples.0.source = []: is neither a path nor a list of paths; give one, or several"),
+        (listed("[3]"), "samples.0.source = [3]: is neither a path nor a list of paths"),
+        (listed('["a", "b", "a"]'), "a is listed 2 times; each source is"),
+        (listed('["a", "${NEUROVOL_NOT_SET}/b"]'), "environment variable NEUROVOL_NOT_SET, which is not set"),
         (f'name = "p"\n{SAMPLE}[cluster]\nkind = "address"', "`address` goes with"),
         (
             f'name = "p"\n{SAMPLE}[[annotations]]\nsample = "s"\nsource = "a"\nvalues = {{neuron = 0}}',
@@ -86,7 +103,7 @@ def test_a_run_forms_section_replaces_the_files() -> None:
 def test_paths_may_name_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAW", "/somewhere")
     settings = loaded(tmp_path, 'name = "p"\n[[samples]]\nname = "s"\nsource = "${RAW}/s.tif"')
-    assert settings.samples[0].source == Path("/somewhere/s.tif")
+    assert settings.samples[0].source == (Path("/somewhere/s.tif"),)
 
 
 def test_annotations_tell_values_instances_and_the_raw_crop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

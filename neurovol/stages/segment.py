@@ -51,13 +51,16 @@ def unet_spec(steps: Steps) -> UNet3DSpec:
     if not steps.trains:
         return UNet3DSpec.from_json(load_checkpoint(steps.checkpoint("unet3d_pseudo"), "unet3d").network)
     settings = steps.project.settings.train
-    channels = len(steps.project.settings.samples[0].channels)
-    return UNet3DSpec(channels, settings.base_channels, settings.pooling)
+    return UNet3DSpec(_channels(steps), settings.base_channels, settings.pooling)
 
 
 def cnn_spec(steps: Steps) -> CNN2DSpec:
-    settings = steps.project.settings
-    return CNN2DSpec(len(settings.samples[0].channels), dropout=settings.pseudolabel.dropout)
+    return CNN2DSpec(_channels(steps), dropout=steps.project.settings.pseudolabel.dropout)
+
+
+def _channels(steps: Steps) -> int:
+    """How many channels a network sees: the first sample's; training refuses others of another number."""
+    return len(steps.samples[steps.project.settings.samples[0].name].channels)
 
 
 def plan_segment(steps: Steps, sample: str) -> list[Plan]:

@@ -1,7 +1,8 @@
-"""One source to one OME-Zarr, without a project file: a project of one sample whose image lies where asked."""
+"""Sources to one OME-Zarr, without a project file: a project of one sample whose image lies where asked."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ SUFFIX = ".ome.zarr"
 
 @dataclass(frozen=True)
 class SingleImage(Project):
-    """A project whose only image lies at `dest`, its ledger and histogram beside it."""
+    """A project whose only image lies at `dest`, its ledger, histogram and preview beside it."""
 
     dest: Path
 
@@ -30,21 +31,26 @@ class SingleImage(Project):
     def histogram(self, sample: str) -> Path:
         return self.dest.with_name(f"{self.dest.name}.histogram.npz")
 
+    def preview(self, sample: str) -> Path:
+        return self.dest.with_name(f"{self.dest.name}.preview.png")
+
 
 def single_conversion(
-    source: Path,
+    sources: Sequence[Path],
     dest: Path,
     voxel_size_um: list[float] | None,
     channels: list[int] | None,
     overrides: dict[str, Any] | None = None,
 ) -> Steps:
-    """The steps that convert `source` to `dest`; UserError where that cannot be.
+    """The steps that convert `sources`, the channels of one sample, to `dest`; UserError where that cannot be.
 
     `overrides` are settings as `section.key`, with their values.
     """
     if not dest.name.endswith(".zarr"):
         raise UserError(f"{dest}: the result is an OME-Zarr, so its name must end in .zarr; try {dest.name}{SUFFIX}")
-    sample = {"name": "image", "source": source.absolute(), "channels": channels or [0]}
+    sample: dict[str, Any] = {"name": "image", "source": [source.absolute() for source in sources]}
+    if channels is not None:
+        sample["channels"] = channels
     if voxel_size_um is not None:
         sample["voxel_size_um"] = voxel_size_um
     sections: dict[str, dict[str, Any]] = {}

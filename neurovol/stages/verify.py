@@ -18,7 +18,7 @@ from neurovol.geometry import Block, Box, Receipt
 from neurovol.progress import Progress, Report, silent
 from neurovol.projectfile import checked
 from neurovol.settings import Sample
-from neurovol.stages.copying import read_filled
+from neurovol.stages.blockcopy import read_filled
 from neurovol.stages.cover import Downsample, grids
 from neurovol.stages.view import plain
 from neurovol.volume.omezarr import VolumeInfo, VolumeReader, VolumeWriter, downsampling_of, open_volume, sweep_partial
@@ -173,13 +173,14 @@ def _mender(store: Path, level: int, original: Original | None) -> BlockTask:
     return Downsample(below, writer, shape, info.factors[level - 1], downsampling_of(store))
 
 
-def original_of(store: Path, source: Path, channels: Sequence[int] | None) -> Original:
-    """The source that an image is said to have come from, checked as far as shape and ledger tell."""
+def original_of(store: Path, sources: Sequence[Path], channels: Sequence[int] | None) -> Original:
+    """What an image is said to have come from, checked as far as shape and ledger tell."""
     info, record = open_volume(store), conversion_record(store)
     if info.channels is None:
         raise UserError(f"{store}: is no image but labels or probabilities, which no source can be compared with")
     recorded = record.header.inputs["channels"] if record is not None else range(info.channels)
-    sample = checked(Sample, "--source", name="source", source=source.absolute(), channels=tuple(channels or recorded))
-    original = Original(open_source(sample, Path()), sample.channels, "filled_slices" in info.attributes)
+    paths, wanted = [source.absolute() for source in sources], tuple(channels or recorded)
+    sample = checked(Sample, "--source", name="source", source=paths, channels=wanted)
+    original = Original(open_source(sample, Path()), wanted, "filled_slices" in info.attributes)
     check_is_original(store, original, record)
     return original

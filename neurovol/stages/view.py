@@ -81,7 +81,8 @@ def opened(sample: Sample, project: Project) -> SampleView:
     settings, root = project.settings, project.root
     source = open_source(sample, root)
     shape = zyx(source.shape[1:])
-    voxel_bytes = source.dtype.itemsize * len(sample.channels)
+    channels = sample.channels_of(source.shape[0])
+    voxel_bytes = source.dtype.itemsize * len(channels)
     chunk = settings.convert.chunk
     declared = {
         role: [a for a in settings.annotations if a.sample == sample.name and a.role == role]
@@ -91,7 +92,7 @@ def opened(sample: Sample, project: Project) -> SampleView:
         sample.name,
         source,
         voxel_size_of(sample, source),
-        sample.channels,
+        channels,
         chunk,
         settings.convert.shard or chosen_shard(shape, chunk, voxel_bytes),
         {role: annotation_reader(found, shape, source, root) for role, found in declared.items() if found},

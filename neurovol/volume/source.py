@@ -59,11 +59,11 @@ class Source(Protocol):
 def open_source(sample: Sample, root: Path) -> Source:
     """The source that a sample's settings name, checked at the door; paths are relative to `root`."""
     source = _opened(sample, root)
-    missing = [c for c in sample.channels if c >= source.shape[0]]
-    if missing:
-        where = f"{root / sample.source}" if sample.source is not None else "its phantom"
+    wanted = sample.channels_of(source.shape[0])
+    if max(wanted) >= source.shape[0]:
+        where = " with ".join(str(root / path) for path in sample.source or ()) or "its phantom"
         raise UserError(
-            f"sample {sample.name}: channels {sample.channels} are asked for, but {where} has {source.shape[0]} "
+            f"sample {sample.name}: channels {wanted} are asked for, but {where} has {source.shape[0]} "
             f"channel(s); channels count from 0, so the last is {source.shape[0] - 1}"
         )
     return source
@@ -78,7 +78,12 @@ def _opened(sample: Sample, root: Path) -> Source:
         # a phantom has the voxels that are asked for
         return phantom if sample.voxel_size_um is None else replace(phantom, voxel_size_um=sample.voxel_size_um)
     assert sample.source is not None  # the settings hold one or the other
-    return open_path(root / sample.source)
+    paths = [root / path for path in sample.source]
+    if len(paths) == 1:
+        return open_path(paths[0])
+    from neurovol.volume.channels import join_channels
+
+    return join_channels(paths)
 
 
 def open_path(path: Path) -> Source:
