@@ -36,6 +36,7 @@ AGREEMENT = {
     Agreement.UNSCORED: Ink("#e8edf2", "#7b8794", "predicted where nothing is annotated: not scored"),
 }
 MASK = Ink("#9be564", "#4d9221", "neuron")  # a mask shown alone, with nothing to compare it to
+TISSUE = Ink("#f5e663", "#8f8000", "tissue")
 IGNORED = Ink("#8a94a0", "#8a94a0", "ignored: never scored")
 GROUND = "#0e1116"  # behind pictures
 

@@ -53,7 +53,7 @@ class PlaneView:
 
 @dataclass(frozen=True, eq=False)
 class Overview:
-    """A whole sample at a glance: usually the maximum-intensity projection of a coarse level, (v, h)."""
+    """A whole sample at a glance: usually the maximum projection of a coarse level, (v, h) or RGB (v, h, 3)."""
 
     sample: str
     image: Image
@@ -61,6 +61,8 @@ class Overview:
     window: tuple[float, float]
     pixel_size_um: tuple[float, float]  # v, h
     caption: str = ""
+    tissue: NDArray[np.uint8] | None = None  # 1 where any depth is tissue, (v, h)
+    tissue_share: float | None = None  # of its voxels, 0 to 1
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from neurovol.report.panels import (
     AGREEMENT_LOOK,
     ANNOTATION_LOOK,
     MASK_LOOK,
+    TISSUE_LOOK,
     Fit,
     Rgb,
     above,
@@ -105,17 +106,19 @@ def _view_groups(data: ReportData) -> Iterable[ViewGroup]:
 class OverviewPair:
     sample: str
     caption: str
+    tissue_share: float | None
     panels: list[Panel]
 
 
 def _overview_pair(view: Overview, threshold: float) -> OverviewPair:
     fit = _fit(view.image, view.pixel_size_um, OVERVIEW_PX)
-    panels = [_panel("Raw", f"{view.sample}, raw", overlay(view.image, view.window, fit, None, {}))]
+    raw = overlay(view.image, view.window, fit, view.tissue, TISSUE_LOOK)
+    panels = [_panel("Raw", f"{view.sample}, raw{', tissue outlined' if view.tissue is not None else ''}", raw)]
     if view.probability is not None:
         mask = above(view.probability, threshold).astype("uint8")
         drawn = overlay(view.image, view.window, fit, mask, MASK_LOOK)
         panels.append(_panel("Segmentation", f"{view.sample}, segmentation outlined", drawn))
-    return OverviewPair(view.sample, view.caption, panels)
+    return OverviewPair(view.sample, view.caption, view.tissue_share, panels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +186,7 @@ def render_report(data: ReportData) -> str:
         agreement=agreement_inks,
         inks=agreement_inks | colours.METHOD_COLOURS,
         mask=colours.MASK,
+        tissue=colours.TISSUE,
         ignored=colours.IGNORED,
         ground=colours.GROUND,
         method_key=colours.method_key,

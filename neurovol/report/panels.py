@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from neurovol.report.colours import AGREEMENT, GROUND, IGNORED, MASK, Agreement, rgb
+from neurovol.report.colours import AGREEMENT, GROUND, IGNORED, MASK, TISSUE, Agreement, rgb
 
 Rgb = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -106,11 +106,12 @@ ANNOTATION_LOOK: Mapping[int, Look] = {
     IGNORE: Look(IGNORED.on_dark, 0.40),
 }
 MASK_LOOK: Mapping[int, Look] = {1: Look(MASK.on_dark, 0.20)}
+TISSUE_LOOK: Mapping[int, Look] = {1: Look(TISSUE.on_dark, 0.0)}
 
 
 def painted(shades: NDArray[np.uint8], classes: Classes, looks: Mapping[int, Look]) -> Rgb:
-    """A grey picture with classes laid over it, as (height, width, 3); both inputs are (height, width)."""
-    picture = np.repeat(shades[..., None], 3, axis=2).astype(np.float32)
+    """A picture, grey or RGB, with classes (height, width) laid over it, as (height, width, 3)."""
+    picture = (np.repeat(shades[..., None], 3, axis=2) if shades.ndim == 2 else shades).astype(np.float32)
     edges = ndimage.maximum_filter(classes, 3, mode="nearest") != ndimage.minimum_filter(classes, 3, mode="nearest")
     for value, look in looks.items():
         inside = classes == value
@@ -126,7 +127,7 @@ def overlay(
 ) -> Rgb:
     """A plane at its picture's size, with classes over it and a scale bar."""
     shades = resized(grey(plane, window), fit, smooth=True)
-    drawn = np.zeros_like(shades) if classes is None else resized(classes, fit, smooth=False)
+    drawn = np.zeros(shades.shape[:2], np.uint8) if classes is None else resized(classes, fit, smooth=False)
     return with_scale_bar(painted(shades, drawn, {} if classes is None else looks), fit.um_per_px)
 
 
@@ -171,6 +172,7 @@ def with_scale_bar(picture: Rgb, um_per_px: float) -> Rgb:
     image.paste(Image.fromarray(picture))
     pen = ImageDraw.Draw(image)
     right, bottom = width - margin, height + strip - margin
+    pen.rectangle((right - bar.length_px - 2, bottom - thick - 2, right + 1, bottom + 1), fill=GROUND)
     pen.rectangle((right - bar.length_px, bottom - thick, right - 1, bottom - 1), fill="white")
     text = {"fill": "white", "font": _font(size), "stroke_width": 2, "stroke_fill": GROUND}
     pen.text((right, bottom - thick - 3), bar.label, anchor="rd", **text)  # type: ignore[arg-type]

@@ -31,13 +31,19 @@ from neurovol.report.data import (
 )
 from neurovol.report.figures import preview_png
 from neurovol.report.html import write_report
+from neurovol.report.panels import Fit
+from neurovol.report.preview import coloured, projected_display
 from neurovol.stages.convert import filled_text
 from neurovol.stages.evaluate import NEURON, scored
 from neurovol.stages.learn import curve, touching
+from neurovol.stages.overview import projection
 from neurovol.stages.plan import Plan
 from neurovol.stages.predict import normalisation_of
 from neurovol.stages.steps import Steps
-from neurovol.volume.omezarr import VolumeReader, open_volume
+from neurovol.stages.tissue import tissue_path
+from neurovol.volume.omemeta import colours
+from neurovol.volume.omezarr import VolumeInfo, VolumeReader, open_volume
+from neurovol.volume.tissue import coarsening
 
 MOST_VIEWS = 4  # test boxes shown
 VIEW: Zyx = (96, 384, 384)  # of a test box, at most this much is looked at and shown
@@ -90,7 +96,8 @@ def _sample_row(steps: Steps, name: str) -> SampleRow:
     sample = steps.project.settings.sample(name)
     records = [read_ledger(steps.annotate(name, role).ledger) for role in view.annotations]
     drawn = sum(r.finished["background"] + r.finished["neuron"] for r in records if r and r.finished)
-    return SampleRow(name, view.shape, view.voxel_size_um, str(sample.source or "phantom"), drawn / prod(view.shape))
+    source = ", ".join(map(str, sample.source or ("phantom",)))
+    return SampleRow(name, view.shape, view.voxel_size_um, source, drawn / prod(view.shape))
 
 
 def _views(steps: Steps) -> Iterator[PlaneView]:
@@ -137,21 +144,42 @@ def _window(steps: Steps, name: str) -> tuple[float, float]:
 
 
 def _overview(steps: Steps, name: str) -> Overview:
-    """The maximum projection along z of a coarse level, with the U-Net's own where it has covered the sample."""
+    """The maximum along z of a coarse level as its preview shows it, with tissue and the U-Net's own where they are."""
     info = open_volume(steps.project.image(name))
     level = max(n for n in range(info.levels) if n == 0 or info.level_shape(n)[2] >= OVERVIEW_PIXELS)
-    image = _projection(VolumeReader(str(info.path), level), info.level_shape(level))
+    coarser = coarsening(info.factors[:level])
+    tissue, share = _tissue(info, level)
     covered = name in steps.to_cover and steps.predicts and state_of(steps.segment(name)).kind == "done"
     p = _projection(VolumeReader(str(steps.segment(name).output), level), info.level_shape(level)) if covered else None
-    scale = [prod(f[axis] for f in info.factors[:level]) for axis in (1, 2)]
     return Overview(
         name,
-        image,
+        _previewed(info, level),
         p,
-        _window(steps, name),
-        (info.voxel_size_um[1] * scale[0], info.voxel_size_um[2] * scale[1]),
+        (0, 255),
+        (info.voxel_size_um[1] * coarser[1], info.voxel_size_um[2] * coarser[2]),
         f"maximum along z over {info.shape[0] * info.voxel_size_um[0]:.0f} µm, level {level}",
+        tissue,
+        share,
     )
+
+
+def _previewed(info: VolumeInfo, level: int) -> NDArray[np.uint8]:
+    """The maximum along z of a level, (y, x, RGB)."""
+    planes, normalisation = projection(info, level), normalisation_of(info.path)
+    display = projected_display(planes, list(zip(normalisation.low, normalisation.high, strict=True)))
+    return coloured(planes, display, colours(len(planes)), Fit(planes.shape[2], planes.shape[1], 1.0))
+
+
+def _tissue(info: VolumeInfo, level: int) -> tuple[NDArray[np.uint8] | None, float | None]:
+    """Where any depth of a level is tissue, (y, x), and the share of tissue; None where there is no mask."""
+    if not tissue_path(info.path).exists():
+        return None, None
+    mask = open_volume(tissue_path(info.path))
+    plane = _projection(VolumeReader(str(mask.path)), mask.shape)
+    shown = zip(info.level_shape(level), coarsening(info.factors[:level]), mask.attributes["coarser"], strict=True)
+    _, rows, cols = ((np.arange(n) * here + here // 2) // there for n, here, there in shown)
+    at = np.ix_(np.minimum(rows, plane.shape[0] - 1), np.minimum(cols, plane.shape[1] - 1))
+    return plane[at], mask.attributes["share"]
 
 
 def _projection(reader: VolumeReader, shape: Zyx) -> NDArray[Any]:

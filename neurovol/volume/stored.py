@@ -134,8 +134,13 @@ def write_group(folder: Path, attributes: dict[str, Any]) -> None:
 
 def write_text(file: Path, text: str) -> None:
     """A small file, durable and whole or not at all."""
+    write_bytes(file, text.encode("utf-8"))
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """As write_text."""
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(content)
     sync_to_disk([partial], file.parent)
     partial.replace(file)
     sync_to_disk([], file.parent)
