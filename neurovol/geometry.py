@@ -303,6 +303,27 @@ class BlockGrid:
         return [self[i] for i in sorted(found)]
 
 
+def side_by_side(blocks: Iterable[Block], most: int) -> Iterator[tuple[Block, ...]]:
+    """Blocks in their order, up to `most` at a time where each continues the one before along x.
+
+    >>> grid = BlockGrid((4, 8, 20), (4, 4, 8), (4, 4, 8))
+    >>> [[block.index for block in some] for some in side_by_side(grid, 2)]
+    [[0, 1], [2], [3, 4], [5]]
+    """
+    held: list[Block] = []
+    for block in blocks:
+        if held and (len(held) == most or not _continues(held[-1].write, block.write)):
+            yield tuple(held)
+            held = []
+        held.append(block)
+    if held:
+        yield tuple(held)
+
+
+def _continues(box: Box, other: Box) -> bool:
+    return other.start == (*box.start[:2], box.stop[2]) and other.stop[:2] == box.stop[:2]
+
+
 def shard_keys(box: Box, shard: Zyx) -> list[Zyx]:
     """The grid positions of the shards that a box touches."""
     return [zyx(p) for p in product(*(range(a, b) for a, b in box.downsampled(shard).pairs))]

@@ -59,6 +59,15 @@ def fused_levels(volume: Zyx, chunk: Zyx, shard: Zyx, factors: Sequence[Zyx]) ->
     return len(factors)
 
 
+def parted_levels(volume: Zyx, shard: Zyx, factors: Sequence[Zyx]) -> int:
+    """How many pyramid levels have each of their voxels made of one level-0 shard alone.
+
+    >>> parted_levels((1000, 2000, 2000), (256, 512, 512), [(1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2)])
+    4
+    """
+    return fused_levels(volume, (1, 1, 1), shard, factors)
+
+
 def level_shard(volume: Zyx, chunk: Zyx, shard: Zyx, factors: Sequence[Zyx], level: int, fused: int) -> Zyx:
     """The shard of a level: of the first `fused` levels what becomes of one shard of level 0, of others as fits.
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurovol.geometry import BlockGrid, Box, Zyx, ceil_div, check_halo, reflected, shard_keys, windows
+from neurovol.geometry import BlockGrid, Box, Zyx, ceil_div, check_halo, reflected, shard_keys, side_by_side, windows
 from neurovol.levels import level_factors
 
 sizes = st.tuples(*[st.integers(1, 23)] * 3)
@@ -144,3 +144,19 @@ def test_pyramids_end_small_and_never_make_voxels_less_isotropic(shape: Zyx, siz
 
 def test_z_is_not_halved_before_voxels_are_near_isotropic() -> None:
     assert level_factors((600, 600, 600), (2.0, 0.88, 0.88))[:2] == [(1, 2, 2), (2, 2, 2)]
+
+
+@given(
+    st.tuples(*(st.integers(1, 30),) * 3),
+    st.tuples(*(st.integers(1, 9),) * 3),
+    st.integers(1, 5),
+    st.sets(st.integers(0, 60)),
+)
+def test_blocks_side_by_side_make_up_one_box_and_none_is_lost(volume, block, most, done):
+    blocks = [b for b in BlockGrid(volume, block, block) if b.index not in done]
+    groups = list(side_by_side(blocks, most))
+    assert [b for group in groups for b in group] == blocks
+    for group in groups:
+        assert len(group) <= most
+        whole = Box(group[0].write.start, group[-1].write.stop)
+        assert sum(b.write.size for b in group) == whole.size

@@ -8,17 +8,28 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol, cast
 
 from distributed import Client, Future, as_completed
 
 from neurovol.blockwise.ledger import Ledger
 from neurovol.errors import DiskFull, Failure, UserError
-from neurovol.geometry import Block, Receipt
+from neurovol.geometry import Block, Receipt, side_by_side
 from neurovol.progress import Progress, Report, silent
 
 log = logging.getLogger(__name__)
 
 BlockTask = Callable[[Block], Receipt]  # a small frozen picklable object
+
+
+class TogetherTask(Protocol):
+    """A task that does several blocks at once more quickly than one by one, with the same results."""
+
+    def __call__(self, block: Block) -> Receipt: ...
+    def together(self, blocks: Sequence[Block]) -> list[Receipt]: ...
+
+
+Taken = tuple[Block, ...]  # what one future computes
 
 PER_WORKER = 2  # futures outstanding per thread: one computing, one waiting, so that no worker idles
 REPORT_SECONDS = 0.5
@@ -30,7 +41,7 @@ class Attempt:
     """What a worker says of one attempt at a block: a checksum, or why it failed."""
 
     block: Block
-    number: int
+    number: int  # from 1 on; 0 where it was tried together with others, which says nothing of this block
     seconds: float
     crc32c: int | None = None
     error: str | None = None  # the traceback, or a user error's text
@@ -42,47 +53,61 @@ class Attempt:
         return (self.error or "").strip().rpartition("\n")[2]
 
 
-def attempt(task: BlockTask, block: Block, number: int) -> Attempt:
-    """Run a task on one block, on a worker; never raises, so that Dask does not judge failures."""
+def attempt(task: BlockTask | TogetherTask, blocks: Taken, number: int) -> list[Attempt]:
+    """Run a task on a block, or some together, on a worker; never raises, so that Dask does not judge failures."""
     start = time.perf_counter()
     try:
-        receipt = task(block)
+        receipts = cast(TogetherTask, task).together(blocks) if len(blocks) > 1 else [task(blocks[0])]
     except UserError as error:
-        return Attempt(block, number, time.perf_counter() - start, error=str(error), hopeless=True)
+        return _failed(blocks, number, start, str(error), hopeless=len(blocks) == 1)
     except DiskFull as error:
-        return Attempt(block, number, time.perf_counter() - start, error=str(error), disk_full=True)
+        return _failed(blocks, number, start, str(error), disk_full=True)
     except Exception:
-        return Attempt(block, number, time.perf_counter() - start, error=traceback.format_exc())
-    return Attempt(block, number, time.perf_counter() - start, crc32c=receipt.crc32c)
+        return _failed(blocks, number, start, traceback.format_exc())
+    seconds = (time.perf_counter() - start) / len(blocks)
+    return [Attempt(b, number, seconds, crc32c=r.crc32c) for b, r in zip(blocks, receipts, strict=True)]
+
+
+def _failed(
+    blocks: Taken, number: int, start: float, error: str, *, hopeless: bool = False, disk_full: bool = False
+) -> list[Attempt]:
+    """Of blocks that were tried together none is blamed: each is tried by itself next."""
+    seconds = (time.perf_counter() - start) / len(blocks)
+    number = number if len(blocks) == 1 else 0
+    return [Attempt(b, number, seconds, error=error, hopeless=hopeless, disk_full=disk_full) for b in blocks]
 
 
 class _Submission:
     """Keeps a bounded number of futures going; retries come before new blocks."""
 
-    def __init__(self, client: Client, task: BlockTask, blocks: Sequence[Block]) -> None:
+    def __init__(self, client: Client, task: BlockTask, blocks: Sequence[Block], together: int) -> None:
         self.client = client
         self.task = task
-        self.fresh = ((b, 1) for b in blocks)
+        self.fresh = ((taken, 1) for taken in side_by_side(blocks, together))
         self.again: list[tuple[Block, int]] = []
-        self.going: dict[Future[Attempt], tuple[Block, int]] = {}
+        self.going: dict[Future[list[Attempt]], tuple[Taken, int]] = {}
         self.completed = as_completed(raise_errors=False)
 
     def refill(self) -> None:
         threads = sum(self.client.nthreads().values()) or 1
         while len(self.going) < PER_WORKER * threads:
-            block, number = self.again.pop() if self.again else next(self.fresh, (None, 0))
-            if block is None:
+            if self.again:
+                block, number = self.again.pop()
+                taken: Taken = (block,)
+            else:
+                taken, number = next(self.fresh, ((), 0))
+            if not taken:
                 return
-            future = self.client.submit(attempt, self.task, block, number, pure=False)
-            self.going[future] = (block, number)
+            future = self.client.submit(attempt, self.task, taken, number, pure=False)
+            self.going[future] = (taken, number)
             self.completed.add(future)
 
     def __iter__(self) -> Iterator[Attempt]:
         self.refill()
         while self.going:
             future = next(self.completed)
-            block, number = self.going.pop(future)
-            yield future.result() if future.status == "finished" else _lost(future, block, number)
+            taken, number = self.going.pop(future)
+            yield from future.result() if future.status == "finished" else _lost(future, taken, number)
             future.release()
             self.refill()
 
@@ -90,9 +115,9 @@ class _Submission:
         self.client.cancel(list(self.going))
 
 
-def _lost(future: Future[Attempt], block: Block, number: int) -> Attempt:
+def _lost(future: Future[list[Attempt]], taken: Taken, number: int) -> list[Attempt]:
     """An attempt whose worker died under it."""
-    return Attempt(block, number, 0.0, error=f"the worker was lost: {future.exception()}")
+    return _failed(taken, number, time.perf_counter(), f"the worker was lost: {future.exception()}")
 
 
 class Meter:
@@ -118,12 +143,15 @@ class Meter:
         self.report(Progress(header.step, done, header.total, "blocks", here, seconds, self.voxels))
 
 
-def settled(client: Client, task: BlockTask, blocks: Sequence[Block], retries: int) -> Iterator[Attempt]:
+def settled(
+    client: Client, task: BlockTask, blocks: Sequence[Block], retries: int, together: int = 1
+) -> Iterator[Attempt]:
     """The last attempt at each block, as they come: done, or failed for good after `retries` further attempts.
 
-    Raises DiskFull at once, as no block would fare better.
+    Up to `together` blocks side by side along x are given to a TogetherTask at once. Raises DiskFull at once, as no
+    block would fare better.
     """
-    submission = _Submission(client, task, blocks)
+    submission = _Submission(client, task, blocks, together)
     try:
         for result in submission:
             if result.disk_full:
@@ -145,16 +173,18 @@ def run_blocks(
     *,
     retries: int = 2,
     refuse: bool = True,
+    together: int = 1,
 ) -> None:
     """Run `task` on every block that the meter's ledger does not call done.
 
     A block that fails is tried again `retries` times, then quarantined with its traceback; all
     others finish. Raises Failure in the end if any is quarantined (unless `refuse` is False, where
-    more blocks follow), and at once if the disk is full.
+    more blocks follow), and at once if the disk is full. `together`: see settled.
     """
     ledger = meter.ledger
     try:
-        for result in settled(client, task, [b for b in blocks if b.index not in ledger.done], retries):
+        done = ledger.done
+        for result in settled(client, task, [b for b in blocks if b.index not in done], retries, together):
             if result.crc32c is not None:
                 ledger.append(
                     result.block.index,

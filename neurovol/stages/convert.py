@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,21 +14,25 @@ from typing import Any
 from distributed import Client
 
 from neurovol.blockwise.ledger import Header, Ledger, read_ledger
-from neurovol.blockwise.runner import Meter, run_blocks
+from neurovol.blockwise.runner import Meter
 from neurovol.errors import UserError
-from neurovol.geometry import BlockGrid, ceil_div
-from neurovol.levels import files_of, level_shard
+from neurovol.geometry import Block, BlockGrid, ceil_div
+from neurovol.levels import files_of, level_shard, parted_levels
 from neurovol.progress import Report, silent
 from neurovol.project import Step, perform, state_of
 from neurovol.settings import StoreSettings
-from neurovol.stages.copying import Convert, run_unpacked, worker_bytes
-from neurovol.stages.cover import level_blocks, write_coarser
+from neurovol.stages.blockcopy import Convert
+from neurovol.stages.copying import copy_levels, most_together, worker_bytes
+from neurovol.stages.cover import level_blocks
+from neurovol.stages.overview import make_overview
 from neurovol.stages.plan import Plan
 from neurovol.stages.steps import Steps
 from neurovol.stages.view import SampleView
-from neurovol.volume.histogram import Histogram
+from neurovol.volume.histogram import Histogram, Merging, load_levels, save_levels
 from neurovol.volume.omezarr import create_volume, finish_volume, open_volume, sweep_partial
 from neurovol.volume.unpacked import scratch_bytes
+
+PERCENTILES = (0.1, 1, 25, 50, 75, 99, 99.8, 99.9)  # among them those of the normalisation rule
 
 
 def plan_convert(steps: Steps, sample: str) -> list[Plan]:
@@ -97,59 +103,104 @@ def convert(steps: Steps, sample: str, *, client: Client, redo: bool = False, re
     """Bring a sample's image to the store. UserError or Failure where that cannot be."""
     view = steps.samples[sample]
     step = steps.convert(sample)
-    was = step.output.exists()
 
     def copy_image(step: Step) -> None:
-        settings, histogram = steps.project.settings, steps.project.histogram(sample)
-        _copy_image(step, view, settings.convert, histogram, client, settings.cluster.retries, report)
+        settings, project = steps.project.settings, steps.project
+        beside = Beside(project.histogram(sample), project.preview(sample))
+        _copy_image(step, view, settings.convert, beside, client, settings.cluster.retries, report)
 
     perform(step, copy_image, redo=redo)
-    if redo and was:  # the labels lay inside the old image
-        for role in ("train", "test"):
-            if not steps.project.label(sample, role).exists():
-                steps.project.ledger(sample, f"annotate-{role}").unlink(missing_ok=True)
+    for role in ("train", "test"):  # labels lie inside the image: they go with an old one
+        if not steps.project.label(sample, role).exists():
+            steps.project.ledger(sample, f"annotate-{role}").unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a conversion leaves beside the image."""
+
+    histogram: Path
+    preview: Path
 
 
 def _copy_image(
     step: Step,
     view: SampleView,
     settings: StoreSettings,
-    histogram_file: Path,
+    beside: Beside,
     client: Client,
     retries: int,
     report: Report,
 ) -> None:
     _claim(step)
-    create_volume(step.output, channels=len(view.channels), dtype=view.source.dtype, fused=view.fused, **view.layout)
+    create_volume(
+        step.output,
+        channels=len(view.channels),
+        dtype=view.source.dtype,
+        fused=view.fused,
+        codec=settings.codec,
+        **view.layout,
+    )
     sweep_partial(step.output)
     notes = step.ledger.with_suffix(".notes")
     notes.mkdir(parents=True, exist_ok=True)
-    blocks = level_blocks(open_volume(step.output, allow_incomplete=True))
-    factors = tuple(view.layout["factors"][: view.fused])
+    for leftover in beside.histogram.parent.glob(f".{glob.escape(beside.histogram.name)}.*.partial"):
+        leftover.unlink()
+    info = open_volume(step.output, allow_incomplete=True)
+    blocks = level_blocks(info)
+    factors = info.factors[: info.fused]
+    parted = info.factors[info.fused : parted_levels(info.shape, info.full_shard, info.factors)]
     with Ledger(step.ledger, Header(step.name, step.inputs, sum(map(len, blocks)))) as ledger:
         meter = Meter(ledger, report)
+        if info.complete and all(block.index in ledger.done for level in blocks for block in level):
+            _close(step, ledger, notes)  # death came between the volume's mark and the ledger's
+            return
         task = Convert(
-            view.source, view.channels, str(step.output), factors, str(notes), settings.on_bad_slice == "fill"
+            view.source, view.channels, str(step.output), factors, str(notes), parted, settings.on_bad_slice == "fill"
         )
-        if view.unpacks:
-            run_unpacked(client, task, blocks[0], meter, retries, scratch_folder(step, settings))
-        else:
-            run_blocks(client, task, blocks[0], meter, retries=retries)
-        write_coarser(client, step.output, blocks, meter, "mean", retries)
-        histogram = merged([notes / f"{b.index}.npz" for b in blocks[0]], len(view.channels))
-        histogram.save(histogram_file)
-        low, high = histogram.constants()
+        copy_levels(
+            client,
+            task,
+            blocks,
+            meter,
+            retries=retries,
+            most=1 if task.fill else most_together(view),  # a slice is filled in the block that could not read it
+            scratch=scratch_folder(step, settings) if view.unpacks else None,
+        )
+        histograms = level_histograms(notes, blocks, view.fused, len(view.channels))
+        save_levels(histograms, beside.histogram)
+        low, high = constants = histograms[0].constants()
+        overview = make_overview(
+            step.output,
+            client,
+            settings,
+            constants,
+            beside.preview,
+            name=view.name,
+            retries=retries,
+            report=report,
+        )
         finish_volume(
             step.output,
             name=view.name,
             attributes={
                 "normalisation": {"rule": "percentile-1-99.8", "low": list(low), "high": list(high)},
+                "percentiles": percentiles(histograms),
+                **overview,
                 **_filled(notes),
             },
             omero=list(zip(low, high, strict=True)),
         )
-        ledger.finish(voxels=prod(view.shape), low=list(low), high=list(high), **_filled(notes))
+        _close(step, ledger, notes)
+
+
+def _close(step: Step, ledger: Ledger, notes: Path) -> None:
+    """Record that a complete volume is done; what is no longer needed goes first, as no one comes back to it later."""
     shutil.rmtree(notes)
+    info = open_volume(step.output)
+    constants = {key: info.attributes["normalisation"][key] for key in ("low", "high")}
+    filled = {key: info.attributes[key] for key in ("filled_slices",) if key in info.attributes}
+    ledger.finish(voxels=prod(info.shape), **constants, **filled)
 
 
 def _claim(step: Step) -> None:
@@ -163,9 +214,27 @@ def _claim(step: Step) -> None:
     step.ledger.touch()  # from here on the store is known as this project's, whenever death comes
 
 
-def merged(files: Iterable[Path], channels: int) -> Histogram:
-    """The blocks' histograms as one, read one at a time."""
-    return Histogram.merged(map(Histogram.load, files), channels)
+def level_histograms(notes: Path, blocks: Sequence[Sequence[Block]], fused: int, channels: int) -> list[Histogram]:
+    """The histogram of each level from what was noted of its blocks, or of those of level 0 where made with these."""
+    noted = [notes / f"{block.index}.npz" for block in blocks[0]]
+    together = [Merging(channels) for _ in range(1 + fused)]
+    for file in noted:  # one at a time
+        for level, found in zip(together, load_levels(file), strict=True):
+            level.add(found)
+    apart = [Merging(channels) for _ in blocks[1 + fused :]]
+    for level, own in zip(apart, blocks[1 + fused :], strict=True):
+        for block in own:
+            level.add(Histogram.load(notes / f"{block.index}.npz"))
+    return [level.histogram() for level in (*together, *apart)]
+
+
+def percentiles(histograms: Sequence[Histogram]) -> dict[str, Any]:
+    """By level and channel, of the non-zero voxels, for display ranges; none where all are zero."""
+    levels = [
+        [[one.percentile(q)[0] for q in PERCENTILES if len(one.values[0])] for one in histogram.channels]
+        for histogram in histograms
+    ]
+    return {"of": list(PERCENTILES), "levels": levels}
 
 
 def _filled(notes: Path) -> dict[str, Any]:

@@ -2,61 +2,72 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from itertools import accumulate, groupby, product
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import accumulate, groupby
 from math import prod
 from operator import mul
 from pathlib import Path
-from typing import Any
 
 from distributed import Client
-from numpy.typing import NDArray
 
 from neurovol.blockwise.runner import Meter, refuse_quarantined, run_blocks, settled
-from neurovol.errors import Failure, UserError
-from neurovol.geometry import Block, Box, Receipt, Zyx, ceil_div, round_up, windows, zyx
+from neurovol.errors import UserError
+from neurovol.geometry import Block, BlockGrid, Box, ceil_div, zyx
+from neurovol.stages.assemble import Assemble
+from neurovol.stages.blockcopy import Convert, slab_depth
+from neurovol.stages.cover import write_coarser
 from neurovol.stages.view import SampleView
-from neurovol.volume.histogram import Counter, rows_counted, save_levels
-from neurovol.volume.omezarr import VolumeWriter
-from neurovol.volume.pyramid import downsample
-from neurovol.volume.source import Source
-from neurovol.volume.stored import write_text
+from neurovol.volume.omezarr import VolumeWriter, open_volume
 from neurovol.volume.tiffmap import CACHE_BYTES
 from neurovol.volume.unpacked import Unpack, Unpacked, planes_of, record_failure
-from neurovol.volume.workspace import reused
 
-SLAB = 8  # slices read at once, and what is made of them made while they are in the processor's cache
-
+TOGETHER_BYTES = 160_000_000  # of blocks that one worker copies at once
+TURNS = 4  # that each worker gets, at least, where there are blocks enough
 WORKER_BYTES = 200_000_000  # of a worker process before it has done anything: its libraries
 DRIVER_BYTES = 300_000_000  # of this process, Dask's scheduler within it
 
 
 def worker_bytes(view: SampleView) -> int:
-    """Memory of a worker that copies a sample, beside its libraries: its part of a block, or a slice decoded."""
-    shard, fused = view.layout["shard"], view.layout["factors"][: view.fused]
-    plane = prod(shard[1:]) * view.voxel_bytes
-    finer = accumulate((f[1] * f[2] for f in fused), mul, initial=1)
-    layers = sum(view.chunk[0] * plane // f for f in finer)  # of chunks, one of each level
-    slab = slab_depth(view.source.grain, fused, shard[0]) * plane
+    """Memory of a worker that copies a sample, beside its libraries: of blocks side by side, or of slices decoded."""
     compressed = view.source.grain != (1, 1, 1)
     slice_bytes = prod(view.shape[1:]) * view.source.dtype.itemsize
-    # means are taken of a slab; a decoder holds a slice as it came, and decoded, at once
+    copying = most_together(view) * _block_bytes(view) + 2 * _slab_bytes(view)  # means are taken of a slab
+    # a decoder holds a slice as it came, and decoded, at once
     unpacking = view.unpacks * (2 * len(view.channels) + 3) * slice_bytes // 2
-    needed: int = max(layers + 2 * slab + compressed * CACHE_BYTES, unpacking)
+    needed: int = max(copying + compressed * CACHE_BYTES, unpacking)
     return needed
 
 
-def slab_depth(grain: Zyx, fused: Iterable[Zyx], depth: int) -> int:
-    """How many slices of a block are read at once: whole ones of all levels; all where the source decodes many at once.
+def most_together(view: SampleView) -> int:
+    """How many blocks, side by side along x, a worker may copy at once."""
+    if view.source.grain[0] > 1:
+        return 1  # slabs are as deep as a block
+    along_x = ceil_div(view.shape, view.layout["shard"])[2]
+    return max(1, min(along_x, TOGETHER_BYTES // _block_bytes(view)))
 
-    >>> slab_depth((1, 1, 1), [(1, 2, 2), (2, 2, 2)], 128), slab_depth((64, 64, 64), [], 128)
-    (8, 128)
-    """
-    return round_up(SLAB, prod(f[0] for f in fused)) if grain[0] == 1 else depth
+
+def _block_bytes(view: SampleView) -> int:
+    """What is held of a block: a layer of chunks of each level, and its part of a slab."""
+    fused = view.layout["factors"][: view.fused]
+    finer = accumulate((f[1] * f[2] for f in fused), mul, initial=1)
+    layer = view.chunk[0] * prod(view.layout["shard"][1:]) * view.voxel_bytes
+    held: int = sum(layer // f for f in finer) + _slab_bytes(view)
+    return held
+
+
+def _slab_bytes(view: SampleView) -> int:
+    depth, y, x = zyx(view.layout["shard"])
+    slices = slab_depth(view.source.grain, view.layout["factors"][: view.fused], depth)
+    needed: int = slices * y * x * view.voxel_bytes
+    return needed
+
+
+def fair_together(most: int, blocks: int, client: Client) -> int:
+    """As many blocks at once as leave every worker some turns, so that none waits long for the last."""
+    turns = TURNS * int(sum(client.nthreads().values()))
+    return max(1, min(most, blocks // turns))
 
 
 def copiers(views: Iterable[SampleView], allowed_bytes: int, cores: int) -> int:
@@ -76,89 +87,50 @@ def copiers(views: Iterable[SampleView], allowed_bytes: int, cores: int) -> int:
     return workers
 
 
-@dataclass(frozen=True)
-class Convert:
-    """Copies one block, which is one shard, with its part of the levels that are made of it alone; counts values."""
-
-    source: Source
-    channels: tuple[int, ...]
-    path: str
-    fused: tuple[Zyx, ...]  # factors of those levels
-    notes: str  # folder for what is noted of each block
-    fill: bool = False  # zeros where a slice cannot be read
-    durable: bool = True  # False, as the next, only to measure what it costs
-    histogram: bool = True
-
-    def __call__(self, block: Block) -> Receipt:
-        boxes = list(accumulate(self.fused, Box.downsampled, initial=block.write))
-        counters = [self._counter(level) for level in range(len(boxes))]
-        bad: dict[int, str] = {}
-        with ExitStack() as stack:
-            writers = [VolumeWriter(self.path, level, self.durable) for level in range(len(boxes))]
-            streams = [stack.enter_context(w.stream(box)) for w, box in zip(writers, boxes, strict=True)]
-            for slab in self._slabs(block.write):
-                voxels, found = self._read(slab)
-                bad |= found
-                for level, stream in enumerate(streams):
-                    if level:
-                        voxels = downsample(voxels, self.fused[level - 1], "mean")
-                        slab = slab.downsampled(self.fused[level - 1])
-                    stream.add(voxels)
-                    if self.histogram:
-                        counters[level].add(voxels, slab.start)
-            receipt, *_ = [stream.finish() for stream in streams]
-        if bad:
-            write_text(self._note(block, "bad"), json.dumps(bad))
-        else:
-            self._note(block, "bad").unlink(missing_ok=True)  # of an earlier attempt
-        if self.histogram:
-            save_levels([counter.histogram() for counter in counters], self._note(block, "npz"))
-        return receipt
-
-    def _counter(self, level: int) -> Counter:
-        shape = zyx(self.source.shape[1:])
-        for factors in self.fused[:level]:
-            shape = ceil_div(shape, factors)
-        return Counter(len(self.channels), self.source.dtype, rows_counted(shape))
-
-    def _note(self, block: Block, kind: str) -> Path:
-        return Path(self.notes) / f"{block.index}.{kind}"
-
-    def _slabs(self, box: Box) -> Iterator[Box]:
-        depth = slab_depth(self.source.grain, self.fused, box.shape[0])
-        return (window.write for window in windows(box, (depth, *box.shape[1:]), (0, 0, 0), (1, 1, 1)))
-
-    def _read(self, slab: Box) -> tuple[NDArray[Any], dict[int, str]]:
-        """(c, z, y, x) on memory that the next call takes again, and slices that could not be read with the reason."""
-        out = reused("slab", (len(self.channels), *slab.shape), self.source.dtype)
-        if self.fill:
-            return read_filled(self.source, slab, self.channels, out)
-        return self.source.read(slab, self.channels, out), {}
+def copy_levels(
+    client: Client,
+    task: Convert,
+    blocks: list[list[Block]],
+    meter: Meter,
+    *,
+    retries: int,
+    most: int,
+    scratch: Path | None,
+) -> None:
+    """Level 0 with what is made of its blocks, by way of scratch where a folder for it is given; then other levels."""
+    info = open_volume(Path(task.path), allow_incomplete=True)
+    if scratch is not None:
+        run_unpacked(client, task, blocks[0], meter, retries, scratch, most)
+    else:
+        run_blocks(
+            client, task, blocks[0], meter, retries=retries, together=fair_together(most, len(blocks[0]), client)
+        )
+    totals = list(accumulate(info.factors, lambda a, b: zyx(p * q for p, q in zip(a, b, strict=True))))
+    first = 1 + info.fused
+    for level in range(first, first + len(task.parted)):
+        assemble = Assemble(
+            task.notes,
+            BlockGrid(info.shape, info.shard(0), info.shard(0)),
+            totals[level - 1],
+            level,
+            info.level_shape(level),
+            len(task.channels),
+            info.dtype,
+            VolumeWriter(task.path, level, task.durable),
+            task.histogram,
+        )
+        run_blocks(client, assemble, blocks[level], meter, retries=retries)
+    notes = Path(task.notes) if task.histogram else None
+    write_coarser(client, info.path, blocks, meter, "mean", retries, notes, first + len(task.parted))
 
 
-def read_filled(
-    source: Source, box: Box, channels: tuple[int, ...], out: NDArray[Any]
-) -> tuple[NDArray[Any], dict[int, str]]:
-    """(c, z, y, x) of a box with zeros for slices that cannot be read, and those slices with the reason."""
-    try:
-        return source.read(box, channels, out), {}
-    except Failure:
-        pass
-    bad = {}
-    for plane, (k, channel) in product(planes_of(box), enumerate(channels)):
-        target = out[k : k + 1, plane.index - box.start[0]][:, None]
-        try:
-            source.read(plane.write, (channel,), target)
-        except Failure as error:
-            target[...] = 0
-            bad[plane.index] = str(error)
-    return out, bad
-
-
-def run_unpacked(client: Client, task: Convert, blocks: list[Block], meter: Meter, retries: int, scratch: Path) -> None:
+def run_unpacked(
+    client: Client, task: Convert, blocks: list[Block], meter: Meter, retries: int, scratch: Path, most: int = 1
+) -> None:
     """Layer by layer of shards: decode its slices to scratch, each once, then copy its blocks from there.
 
-    Blocks that fail are set aside, all others finish; Failure in the end if there are any.
+    Up to `most` blocks are copied at once. Those that fail are set aside, all others finish; Failure in the end if
+    there are any.
     """
     shutil.rmtree(scratch, ignore_errors=True)  # after a power cut its files may be whole in name only
     try:
@@ -166,7 +138,8 @@ def run_unpacked(client: Client, task: Convert, blocks: list[Block], meter: Mete
             todo = [b for b in layer if b.index not in meter.ledger.done]
             if todo:
                 source = _unpacked(client, task, todo[0].write, retries, scratch)
-                run_blocks(client, replace(task, source=source), todo, meter, retries=retries, refuse=False)
+                from_scratch, together = replace(task, source=source), fair_together(most, len(todo), client)
+                run_blocks(client, from_scratch, todo, meter, retries=retries, refuse=False, together=together)
                 shutil.rmtree(scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

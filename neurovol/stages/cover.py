@@ -167,10 +167,11 @@ def write_coarser(
     how: Literal["mean", "max"],
     retries: int,
     notes: Path | None = None,
+    first: int = 1,
 ) -> None:
-    """Make each level that has blocks of its own from the one below, once level 0 is there; note their histograms."""
+    """Make each level from the `first` on that has blocks of its own from the one below; note their histograms."""
     info = open_volume(path, allow_incomplete=True)
-    for level in range(1, info.levels):
+    for level in range(first, info.levels):
         task = Downsample(
             VolumeReader(str(path), level - 1, allow_incomplete=True),
             VolumeWriter(str(path), level),

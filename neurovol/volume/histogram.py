@@ -6,11 +6,12 @@ Zeros are left out: they are the empty surroundings of the tissue, up to half of
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,21 +26,24 @@ LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8
 
 _PIECE = 2**18  # voxels counted at once: their 64-bit indices stay in the cache
 
-# Counting takes as long as compressing, and percentiles of a quarter of so many voxels are those of all of them.
-COUNTED_WHOLE = 2**26  # voxels; in larger volumes every fourth row of a slice is counted
-_EVERY = 4
+# Counting takes as long as compressing, and percentiles of so many voxels are those of any number of them.
+ENOUGH = 2**26  # voxels; of larger volumes every second, fourth, … row of a slice is counted
+_FEWEST = 16
 
 
 def rows_counted(volume: Zyx) -> int:
-    """Every how many rows of a slice are counted: all of a small volume, a quarter of a large one.
+    """Every how many rows of a slice are counted: all of a small volume, a sixteenth of a very large one.
 
     Row y of slice z is counted where y + z is a multiple of it: every row of the microscope's field comes up, and
     lines of one direction of its scan no more than those of the other.
 
-    >>> rows_counted((100, 500, 500)), rows_counted((2000, 10000, 10000))
-    (1, 4)
+    >>> rows_counted((100, 500, 500)), rows_counted((300, 1000, 1000)), rows_counted((2000, 10000, 10000))
+    (1, 4, 16)
     """
-    return 1 if prod(volume) <= COUNTED_WHOLE else _EVERY
+    every = 1
+    while every < _FEWEST and prod(volume) > every * ENOUGH:
+        every *= 2
+    return every
 
 
 class Counter:
@@ -165,16 +169,21 @@ class Merging:
         return Histogram.dense(self._total)
 
 
-def save_levels(levels: Sequence[Histogram], path: Path) -> None:
-    """Write the histograms of levels 0, 1, … as one small npz, whole or not at all; equal ones give equal bytes."""
-    arrays: dict[str, NDArray[np.int64]] = {}
+def save_levels(
+    levels: Sequence[Histogram], path: Path, beside: Mapping[str, NDArray[Any]] = MappingProxyType({})
+) -> None:
+    """Write the histograms of levels 0, 1, … as one small npz, whole or not at all; equal ones give equal bytes.
+
+    Arrays of other names may lie `beside` them.
+    """
+    arrays: dict[str, NDArray[Any]] = dict(beside)
     for level, histogram in enumerate(levels):
         arrays |= {_key(level, "values", c): v for c, v in enumerate(histogram.values)}
         arrays |= {_key(level, "counts", c): n for c, n in enumerate(histogram.counts)}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -187,7 +196,7 @@ def load_levels(path: Path) -> list[Histogram]:
     """What `save_levels` wrote; Failure where it is missing or damaged."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = dict(stored)
+            arrays = {key: stored[key] for key in stored.files if "values_" in key or "counts_" in key}
     except Exception as error:  # zip, zlib and numpy have errors of their own
         raise Failure(f"{path}: the histogram could not be read: {error}; run the conversion again") from error
     found: list[Histogram] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from itertools import product
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,23 +67,55 @@ def _halve_whole(array: NDArray[Any], factors: Zyx, out: NDArray[Any]) -> None:
     if not nz * ny * nx:
         return
     narrow, wide = array.dtype, _TWICE[array.dtype]
-    bits = narrow.itemsize * 8
     shift = (2 * fz * fy).bit_length() - 1
-    sums, pairs, part = np.empty((ny, nx), wide), np.empty((ny * fy, nx), wide), np.empty((ny * fy, nx), wide)
+    half = 1 << shift >> 1
+    low = np.iinfo(narrow).max
+    dim = (int(low) - half) >> shift  # the largest value of which a window's sum does not overflow
+    memory = _Memory(np.empty((ny, 2 * nx), narrow), *(np.empty((ny * fy, nx), wide) for _ in range(2)))
     for stack, target in zip(array.reshape(-1, *array.shape[-3:]), out.reshape(-1, *out.shape[-3:]), strict=True):
         for z in range(nz):
-            for k in range(fz):
-                plane = np.ascontiguousarray(stack[z * fz + k]).view(wide)
-                np.right_shift(plane, bits, out=pairs)
-                np.bitwise_and(plane, np.iinfo(narrow).max, out=part)
-                np.add(pairs, part, out=pairs)
-                rows = pairs if fy == 1 else np.add(pairs[0::2], pairs[1::2], out=part[:ny])
-                if k == 0:
-                    np.add(rows, 1 << shift >> 1, out=sums)
-                else:
-                    np.add(sums, rows, out=sums)
+            planes = stack[z * fz : (z + 1) * fz]
+            sums = _narrow_sums(planes, fy, memory) if planes.max() <= dim else _wide_sums(planes, fy, memory)
+            np.add(sums, half, out=sums)
             np.right_shift(sums, shift, out=sums)
             target[z, :ny, :nx] = sums
+
+
+class _Memory(NamedTuple):
+    """For sums of one plane, taken again for the next."""
+
+    narrow: NDArray[Any]
+    wide: NDArray[Any]
+    more: NDArray[Any]
+
+
+def _narrow_sums(planes: NDArray[Any], fy: int, memory: _Memory) -> NDArray[Any]:
+    """Sums of windows that fit the voxels' own type: rows are added as they are, then neighbours."""
+    sums = memory.narrow
+    rows = [plane[k::fy] for plane in planes for k in range(fy)]
+    np.add(rows[0], rows[1], out=sums) if len(rows) > 1 else np.copyto(sums, rows[0])
+    for row in rows[2:]:
+        np.add(sums, row, out=sums)
+    pairs, part = sums.view(memory.wide.dtype), memory.more[: len(sums)]
+    np.right_shift(pairs, sums.itemsize * 8, out=part)
+    np.add(pairs, part, out=pairs)  # the right sum is in the lower half
+    np.bitwise_and(pairs, np.iinfo(sums.dtype).max, out=pairs)
+    return pairs
+
+
+def _wide_sums(planes: NDArray[Any], fy: int, memory: _Memory) -> NDArray[Any]:
+    """Sums of windows of any values."""
+    _, pairs, part = memory
+    ny = len(pairs) // fy
+    total = np.zeros((ny, pairs.shape[1]), pairs.dtype)
+    for held in planes:
+        plane = np.ascontiguousarray(held).view(pairs.dtype)
+        np.right_shift(plane, planes.itemsize * 8, out=pairs)
+        np.bitwise_and(plane, np.iinfo(planes.dtype).max, out=part)
+        np.add(pairs, part, out=pairs)
+        rows = pairs if fy == 1 else np.add(pairs[0::2], pairs[1::2], out=part[:ny])
+        np.add(total, rows, out=total)
+    return total
 
 
 def _folded(array: NDArray[Any], factors: Zyx, combine: np.ufunc, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -85,8 +85,11 @@ class VolumeWriter:
         return Receipt(box, checksum(array))
 
     @contextmanager
-    def stream(self, box: Box) -> Iterator[ShardStream]:
-        """One whole shard of an image to write slab by slab; durably on disk, and seen by readers, after the `with`."""
+    def stream(self, box: Box, place: int = 0) -> Iterator[ShardStream]:
+        """One whole shard of an image to write slab by slab; durably on disk, and seen by readers, after the `with`.
+
+        Streams of one thread that are open at once need a `place` each, for their memory.
+        """
         info, codec = self._checked(box)
         shard = info.shard(self.level)
         if info.channels is None or len(shard_keys(box, shard)) != 1:
@@ -94,8 +97,10 @@ class VolumeWriter:
         file = info.shard_file(self.level, shard_keys(box, shard)[0])
         with self._errors_told(box):
             with shard_file(file, self.durable) as handle:
-                memory = f"layer of level {self.level}"
-                yield ShardStream(handle, box, info.channels, info.dtype, info.chunk, shard, codec, memory)
+                memory = f"layer of level {self.level} at {place}"
+                yield ShardStream(
+                    handle, box, info.channels, info.dtype, info.chunk, shard, codec, memory, self.durable
+                )
             if self.durable:
                 sync_to_disk([], info.path / str(self.level), [file])
 

@@ -36,9 +36,10 @@ class ShardStream:
         shard: Zyx,
         codec: Codec,
         name: str,
+        durable: bool = True,
     ) -> None:
         """Write to `file`, open and empty, the voxels of `box`; `name` tells this stream's memory from another's."""
-        self._file, self._box, self._chunk = file, box, chunk
+        self._file, self._box, self._chunk, self._durable = file, box, chunk, durable
         counts = tuple(s // c for s, c in zip(shard, chunk, strict=True))
         self._encoder = ShardEncoder((channels, *counts), prod(chunk) * dtype.itemsize, codec)
         _, ny, nx = ceil_div(box.shape, chunk)
@@ -74,7 +75,8 @@ class ShardStream:
     def _encode(self, z: int) -> None:
         for c, y, x in np.ndindex(*self._layer.shape[:3]):
             self._file.writelines(self._encoder.chunk((c, z, y, x), self._layer[c, y, x]))
-        start_writeback(self._file)
+        if self._durable:
+            start_writeback(self._file)
 
     def finish(self) -> Receipt:
         """Write what is left and the index."""

@@ -48,6 +48,7 @@ OURS = {
     "neurovol LZW": ["--source", "lzw.tif"],
     "neurovol ZetaStitcher": ["--source", "mosaic"],
 }
+TOGETHER = 3  # blocks at once: as most_together says of this layout
 ROUNDS = 4  # of which the first is thrown away
 PEERS = ("tensorstore", "tensorstore-nosync", "dask", "zarr-python", "ngff-zarr")
 
@@ -116,12 +117,13 @@ def ours(folder: Path, dest: Path, options: argparse.Namespace) -> dict[str, flo
 
     from neurovol.blockwise.cluster import open_client
     from neurovol.blockwise.ledger import Header, Ledger
-    from neurovol.blockwise.runner import Meter, run_blocks
-    from neurovol.levels import fused_levels
+    from neurovol.blockwise.runner import Meter
+    from neurovol.levels import fused_levels, parted_levels
     from neurovol.settings import ClusterSettings
+    from neurovol.stages.blockcopy import Convert
     from neurovol.stages.convert import level_histograms
-    from neurovol.stages.copying import Convert, run_unpacked
-    from neurovol.stages.cover import level_blocks, write_coarser
+    from neurovol.stages.copying import copy_levels
+    from neurovol.stages.cover import level_blocks
     from neurovol.volume.omezarr import create_volume, finish_volume, open_volume
     from neurovol.volume.source import open_path
     from neurovol.volume.unpacked import needs_scratch
@@ -137,16 +139,14 @@ def ours(folder: Path, dest: Path, options: argparse.Namespace) -> dict[str, flo
                       shard=SHARD, factors=factors, fused=fused, codec=CODEC)  # fmt: skip
         notes = dest.with_suffix(".notes")
         notes.mkdir()
-        task = Convert(source, (0,), str(dest), factors[:fused], str(notes), durable=not options.no_fsync,
+        parted = factors[fused : parted_levels(shape, SHARD, factors)]
+        task = Convert(source, (0,), str(dest), factors[:fused], str(notes), parted, durable=not options.no_fsync,
                        histogram=not options.no_histogram)  # fmt: skip
         blocks = level_blocks(open_volume(dest, allow_incomplete=True))
         with Ledger(dest.with_suffix(".jsonl"), Header("convert", {}, sum(map(len, blocks)))) as ledger:
             meter = Meter(ledger)
-            if needs_scratch(shape, source.grain, SHARD):
-                run_unpacked(client, task, blocks[0], meter, 0, dest.with_suffix(".scratch"))
-            else:
-                run_blocks(client, task, blocks[0], meter)
-            write_coarser(client, dest, blocks, meter, "mean", 0, None if options.no_histogram else notes)
+            scratch = dest.with_suffix(".scratch") if needs_scratch(shape, source.grain, SHARD) else None
+            copy_levels(client, task, blocks, meter, retries=0, most=TOGETHER, scratch=scratch)
             if not options.no_histogram:
                 level_histograms(notes, blocks, fused, 1)[0].constants()
             finish_volume(dest, name="image", attributes={})

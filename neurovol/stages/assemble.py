@@ -1,0 +1,51 @@
+"""Pyramid levels put together from the parts that were made of each block of level 0, while its voxels were at hand.
+
+Levels too coarse for a block's part to be whole chunks cannot be written block by block; but the part, a hundredth
+of the block or less, is noted, so that nothing of the store is read again to make them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurovol.geometry import Block, BlockGrid, Box, Receipt, Zyx
+from neurovol.stages.blockcopy import part_name
+from neurovol.volume.histogram import Counter, rows_counted
+from neurovol.volume.omezarr import VolumeWriter
+
+
+@dataclass(frozen=True)
+class Assemble:
+    """A block of a level, from the noted parts of the blocks of level 0 that it covers; notes its histogram."""
+
+    notes: str
+    grid: BlockGrid  # of level 0
+    total: Zyx  # by what the level is coarser than level 0
+    level: int
+    shape: Zyx  # of the level
+    channels: int
+    dtype: np.dtype[Any]
+    writer: VolumeWriter
+    histogram: bool = True
+
+    def __call__(self, block: Block) -> Receipt:
+        array = np.empty((self.channels, *block.write.shape), self.dtype)
+        covered = block.write.upsampled(self.total).intersect(Box.of_shape(self.grid.volume))
+        for part in self.grid.meeting([covered]):
+            box = part.write.downsampled(self.total)
+            here = box.intersect(block.write)
+            with np.load(self._note(part), allow_pickle=False) as noted:
+                voxels = noted[part_name(self.level)]
+            array[(slice(None), *here.within(block.write))] = voxels[(slice(None), *here.within(box))]
+        if self.histogram:
+            counter = Counter(self.channels, self.dtype, rows_counted(self.shape))
+            counter.add(array, block.write.start)
+            counter.histogram().save(self._note(block))
+        return self.writer.write(block.write, array)
+
+    def _note(self, block: Block) -> Path:
+        return Path(self.notes) / f"{block.index}.npz"
