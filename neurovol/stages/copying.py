@@ -24,6 +24,7 @@ from neurovol.volume.tiffmap import CACHE_BYTES
 from neurovol.volume.unpacked import Unpack, Unpacked, planes_of, record_failure
 
 TOGETHER_BYTES = 160_000_000  # of blocks that one worker copies at once
+PLANES, PLANES_BYTES = 8, 2**26  # decoded by one future: many small ones, or one large one
 TURNS = 4  # that each worker gets, at least, where there are blocks enough
 WORKER_BYTES = 200_000_000  # of a worker process before it has done anything: its libraries
 DRIVER_BYTES = 300_000_000  # of this process, Dask's scheduler within it
@@ -150,9 +151,14 @@ def _unpacked(client: Client, task: Convert, box: Box, retries: int, scratch: Pa
     """The slices of a layer, decoded; one that cannot be is noted instead, and fails the blocks that need it."""
     shape = task.source.shape
     scratch.mkdir(parents=True)
-    _check_room(scratch, prod(box.shape[:1]) * prod(shape[2:]) * len(task.channels) * task.source.dtype.itemsize)
-    planes = planes_of(Box((box.start[0], 0, 0), (box.stop[0], *shape[2:])))
-    for result in settled(client, Unpack(task.source, task.channels, str(scratch)), planes, retries):
+    plane_bytes = prod(shape[2:]) * len(task.channels) * task.source.dtype.itemsize
+    _check_room(scratch, box.shape[0] * plane_bytes)
+    layer = Box((box.start[0], 0, 0), (box.stop[0], *shape[2:]))
+    unpack = Unpack(task.source, task.channels, str(scratch))
+    at_once = max(1, min(PLANES, PLANES_BYTES // plane_bytes))
+    failed = [r.block for r in settled(client, unpack, planes_of(layer, at_once), 0) if r.error is not None]
+    alone = [plane for block in failed for plane in planes_of(block.write)]  # whichever of them it was
+    for result in settled(client, unpack, alone, retries):
         if result.error is not None:
             record_failure(str(scratch), result.block.index, result.last_line)
     return Unpacked(str(scratch), shape, task.source.dtype, task.channels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +18,10 @@ from neurovol.errors import DiskFull, Failure
 from neurovol.geometry import AXES, Box, Receipt, Zyx, shard_keys, zyx
 from neurovol.volume.shardfile import Codec, checksum, shard_bytes, shard_file, write_shard
 from neurovol.volume.shardstream import ShardStream
-from neurovol.volume.stored import VolumeInfo, open_volume, shard_size, sync_to_disk
+from neurovol.volume.stored import VolumeInfo, open_volume, shard_size, sync_folders
+
+# Folders whose own names are on disk, by the version of their volume; each fsync of a folder waits for the disk.
+_durable: set[tuple[Path, tuple[tuple[int, int], ...]]] = set()
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -81,7 +84,7 @@ class VolumeWriter:
                 files.append(info.shard_file(self.level, key))
                 write_shard(files[-1], pieces, self.durable)
             if self.durable:
-                sync_to_disk([], info.path / str(self.level), files)
+                self._sync_names(info, files)
         return Receipt(box, checksum(array))
 
     @contextmanager
@@ -102,7 +105,15 @@ class VolumeWriter:
                     handle, box, info.channels, info.dtype, info.chunk, shard, codec, memory, self.durable
                 )
             if self.durable:
-                sync_to_disk([], info.path / str(self.level), [file])
+                self._sync_names(info, [file])
+
+    def _sync_names(self, info: VolumeInfo, files: Sequence[Path]) -> None:
+        """Make the files' names durable, and once per process and volume those of the folders they lie in."""
+        top, version = info.path / str(self.level), _version(self.path, self.level)
+        folders = {file.parent for file in files}
+        fresh = {(f, version) for leaf in folders for f in (leaf, *leaf.parents) if top in f.parents} - _durable
+        sync_folders(folders | {folder.parent for folder, _ in fresh})
+        _durable.update(fresh)
 
     def _checked(self, box: Box) -> tuple[VolumeInfo, Codec]:
         info, array = _opened(self.path, self.level, _version(self.path, self.level), True)

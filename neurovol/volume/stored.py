@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,12 +146,22 @@ def write_bytes(file: Path, content: bytes) -> None:
     sync_to_disk([], file.parent)
 
 
-def sync_to_disk(files: Sequence[Path], top: Path, named: Sequence[Path] = ()) -> None:
-    """fsync `files`, and every folder from theirs and those of `named` up to `top`: a name lasts as its folder does."""
-    folders = {top, *(parent for file in (*files, *named) for parent in file.parents if parent.is_relative_to(top))}
-    for path in [*files, *sorted(folders, reverse=True)]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def sync_to_disk(files: Sequence[Path], top: Path) -> None:
+    """fsync `files`, and every folder from theirs up to `top`: a name lasts as its folder does."""
+    for file in files:
+        _sync(file)
+    sync_folders({top, *(parent for file in files for parent in file.parents if parent.is_relative_to(top))})
+
+
+def sync_folders(folders: Iterable[Path]) -> None:
+    """Make the names in some folders durable, the deepest first."""
+    for folder in sorted(folders, reverse=True):
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

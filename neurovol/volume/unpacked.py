@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurovol.errors import DiskFull, Failure
-from neurovol.geometry import Block, Box, Receipt, Zyx, zyx
+from neurovol.geometry import Block, Box, Receipt, Zyx
 from neurovol.volume.planefile import passing, read_cut
 from neurovol.volume.shards import NO_ROOM
 from neurovol.volume.source import Source
@@ -46,27 +46,32 @@ def scratch_bytes(shape: Zyx, shard: Zyx, voxel_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class Unpack:
-    """Decodes a block of one plane, all of the wanted channels, to its scratch file."""
+    """Decodes the planes of a block, all of the wanted channels, to a scratch file each; not those that are there."""
 
     source: Source
     channels: tuple[int, ...]
     folder: str
 
     def __call__(self, block: Block) -> Receipt:
-        file = _plane_file(self.folder, block.write.start[0])
+        for plane in planes_of(block.write):
+            if not _plane_file(self.folder, plane.index).exists():
+                self._unpack(plane)
+        return Receipt(block.write, 0)
+
+    def _unpack(self, plane: Block) -> None:
+        file = _plane_file(self.folder, plane.index)
         partial = file.with_suffix(f".{os.getpid()}.partial")
-        planes = passing("planes", (len(self.channels), *block.write.shape), self.source.dtype)
-        self.source.read(block.write, self.channels, planes)
+        voxels = passing("plane", (len(self.channels), *plane.write.shape), self.source.dtype)
+        self.source.read(plane.write, self.channels, voxels)
         try:
             with partial.open("wb") as out:
-                out.write(planes.data)
+                out.write(voxels.data)
             partial.replace(file)
         except OSError as error:
             partial.unlink(missing_ok=True)
             if error.errno in NO_ROOM:
                 raise DiskFull(f"{file}: disk full: {error.strerror}; free space, or set convert.scratch") from error
             raise Failure(f"{file}: could not be written: {error}") from error
-        return Receipt(block.write, 0)
 
 
 @dataclass(frozen=True)
@@ -113,10 +118,10 @@ class Unpacked:
         return {"kind": "scratch", "folder": self.folder}
 
 
-def planes_of(box: Box) -> list[Block]:
-    """The planes of a box, one block each, numbered by z."""
-    start, stop = box.start, box.stop
-    return [Block(z, Box(zyx((z, *start[1:])), zyx((z + 1, *stop[1:])))) for z in range(start[0], stop[0])]
+def planes_of(box: Box, at_once: int = 1) -> list[Block]:
+    """The planes of a box, one block each or some `at_once`, numbered by their first z."""
+    (z0, z1), (y0, y1), (x0, x1) = box.pairs
+    return [Block(z, Box((z, y0, x0), (min(z + at_once, z1), y1, x1))) for z in range(z0, z1, at_once)]
 
 
 def record_failure(folder: str, z: int, error: str) -> None:

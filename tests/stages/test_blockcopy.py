@@ -23,7 +23,7 @@ from neurovol.volume.pyramid import downsample
 from tests.tiny import contents
 
 SHAPE, CHUNK, SHARD = (37, 83, 130), (8, 16, 16), (16, 32, 32)
-FACTORS = level_factors(SHAPE, (2.0, 0.88, 0.88), smallest=8)
+FACTORS = level_factors(SHAPE, (2.0, 0.88, 0.88), smallest=2)
 FUSED, PARTED = fused_levels(SHAPE, CHUNK, SHARD, FACTORS), parted_levels(SHAPE, SHARD, FACTORS)
 SOURCE = PhantomSource(SHAPE, seed=5)
 
@@ -36,7 +36,7 @@ def _task(folder: Path) -> Convert:
 
 
 def test_there_are_levels_of_each_kind() -> None:
-    assert (FUSED, PARTED, len(FACTORS)) == (1, 4, 5)
+    assert 0 < FUSED < PARTED < len(FACTORS)
 
 
 @pytest.mark.parametrize("most", [2, 3, 5])
