@@ -60,6 +60,7 @@ def plan_convert(steps: Steps, sample: str) -> list[Plan]:
             f"{1 + len(view.layout['factors'])} levels, of which {view.fused} are made with level 0",
             f"files     {len(grid):,} for level 0, {sum(_files(view)):,} in all",
             *_scratch_notes(view, scratch_folder(step, settings)),
+            *_overview_notes(settings),
         ),
     )
     return [plan]
@@ -93,6 +94,12 @@ def _scratch_notes(view: SampleView, folder: Path) -> tuple[str, ...]:
         f"scratch   {needed / 1e9:.3g} GB at a time in {folder}: slices are compressed in pieces of "
         f"{_shape(view.source.grain)} voxels, and each is decoded once",
     )
+
+
+def _overview_notes(settings: StoreSettings) -> tuple[str, ...]:
+    made = [name for name in ("tissue", "preview") if getattr(settings, name)]
+    named = {"tissue": "labels/tissue in the image", "preview": "preview.png, the maximum along z"}
+    return (f"overview  {', '.join(named[name] for name in made)}",) if made else ()
 
 
 def _shape(values: tuple[float, ...]) -> str:

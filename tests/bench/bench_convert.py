@@ -197,6 +197,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, fl
             print(f"round {turn}  {name:40}{volume / found['seconds']:8.0f} MB/s{found['peak_mb']:8.0f} MB", flush=True)
             for leftover in folder.glob("out.*"):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            os.sync()  # no run pays for what the one before left unwritten
         for name, rate in bounds(folder, 2).items():
             bound[name].append(rate)
     medians = {
