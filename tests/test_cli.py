@@ -276,3 +276,18 @@ def test_sources_may_be_given_together_or_one_by_one() -> None:
 def test_importing_neurovol_imports_no_torch() -> None:
     code = "import sys, neurovol, neurovol.geometry, neurovol.settings, neurovol.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m neurovol.cli run --help | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    code = (
+        "import sys; from neurovol import cli; cli.COMMANDS['run'] = lambda _: [print('x' * 99) for _ in range(10**5)];"
+        f"sys.exit(cli.main(['run', {str(tmp_path / 'p.toml')!r}]))"
+    )
+    done = subprocess.run(
+        f'{sys.executable} -c "{code}" | head -1', shell=True, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith("xxx")
+    assert done.stderr == ""

@@ -29,6 +29,7 @@ class TogetherTask(Protocol):
     def together(self, blocks: Sequence[Block]) -> list[Receipt]: ...
 
 
+_OURS = f"{Failure.__module__}.{Failure.__qualname__}: "  # as a traceback names it
 Taken = tuple[Block, ...]  # what one future computes
 
 PER_WORKER = 2  # futures outstanding per thread: one computing, one waiting, so that no worker idles
@@ -50,7 +51,8 @@ class Attempt:
 
     @property
     def last_line(self) -> str:
-        return (self.error or "").strip().rpartition("\n")[2]
+        """What a person wants to read of the error: of our own ones their text alone."""
+        return (self.error or "").strip().rpartition("\n")[2].removeprefix(_OURS)
 
 
 def attempt(task: BlockTask | TogetherTask, blocks: Taken, number: int) -> list[Attempt]:
