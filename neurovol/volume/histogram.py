@@ -38,7 +38,7 @@ def rows_counted(volume: Zyx) -> int:
     lines of one direction of its scan no more than those of the other.
 
     >>> rows_counted((100, 500, 500)), rows_counted((300, 1000, 1000)), rows_counted((2000, 10000, 10000))
-    (1, 4, 16)
+    (1, 8, 16)
     """
     every = 1
     while every < _FEWEST and prod(volume) > every * ENOUGH:

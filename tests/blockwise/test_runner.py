@@ -145,11 +145,10 @@ def test_blocks_side_by_side_are_done_together_and_recorded_one_by_one(client: C
     assert attempts(tmp_path, 2) == 0
 
 
-@pytest.mark.parametrize("error", ["bug", "user", "kill"])
+@pytest.mark.parametrize("error", ["bug", "user"])
 def test_of_blocks_that_fail_together_only_the_bad_one_is_set_aside(client: Client, tmp_path: Path, error: str) -> None:
     with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
         with pytest.raises(Failure, match="1 of 32 blocks failed"):
             run_blocks(client, Side(str(tmp_path), 5, error), list(GRID), Meter(ledger), retries=0, together=4)
         assert ledger.done == set(range(32)) - {5}
-    if error != "kill":  # where a worker died, Dask itself tries again what it held
-        assert attempts(tmp_path, 5) == attempts(tmp_path, 4) == 1
+    assert attempts(tmp_path, 5) == attempts(tmp_path, 4) == 1
