@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import shutil
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from neurovol.stages.steps import Steps
 from neurovol.stages.view import SampleView
 from neurovol.volume.histogram import Histogram, Merging, load_levels, save_levels
 from neurovol.volume.omezarr import create_volume, finish_volume, open_volume, sweep_partial
+from neurovol.volume.stored import sweep_leftovers
 from neurovol.volume.unpacked import scratch_bytes
 
 PERCENTILES = (0.1, 1, 25, 50, 75, 99, 99.8, 99.9)  # among them those of the normalisation rule
@@ -117,9 +117,6 @@ def convert(steps: Steps, sample: str, *, client: Client, redo: bool = False, re
         _copy_image(step, view, settings.convert, beside, client, settings.cluster.retries, report)
 
     perform(step, copy_image, redo=redo)
-    for role in ("train", "test"):  # labels lie inside the image: they go with an old one
-        if not steps.project.label(sample, role).exists():
-            steps.project.ledger(sample, f"annotate-{role}").unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -151,8 +148,7 @@ def _copy_image(
     sweep_partial(step.output)
     notes = step.ledger.with_suffix(".notes")
     notes.mkdir(parents=True, exist_ok=True)
-    for leftover in beside.histogram.parent.glob(f".{glob.escape(beside.histogram.name)}.*.partial"):
-        leftover.unlink()
+    sweep_leftovers(beside.histogram)
     info = open_volume(step.output, allow_incomplete=True)
     blocks = level_blocks(info)
     factors = info.factors[: info.fused]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import time
 from collections.abc import Sequence
 from math import prod
@@ -20,7 +19,7 @@ from neurovol.settings import StoreSettings
 from neurovol.stages.tissue import remove_tissue, write_tissue
 from neurovol.volume.omemeta import colours
 from neurovol.volume.omezarr import VolumeInfo, VolumeReader, open_volume
-from neurovol.volume.stored import write_bytes
+from neurovol.volume.stored import sweep_leftovers, write_bytes
 from neurovol.volume.tissue import coarsening
 
 PIECE = (32, 256, 256)  # looked at once
@@ -72,8 +71,7 @@ def write_preview(store: Path, display: Sequence[tuple[float, float]], file: Pat
     level = preview_level(info)
     coarser = coarsening(info.factors[:level])
     pixel_size_um = (info.voxel_size_um[1] * coarser[1], info.voxel_size_um[2] * coarser[2])
-    for leftover in file.parent.glob(f"{glob.escape(file.name)}.*.partial"):  # of a run that was killed
-        leftover.unlink()
+    sweep_leftovers(file)
     write_bytes(file, preview_file(projection(info, level), display, colours(len(display)), pixel_size_um))
 
 

@@ -5,7 +5,7 @@ Zeros are left out: they are the empty surroundings of the tissue, up to half of
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from neurovol.errors import Failure, UserError
 from neurovol.geometry import Zyx
+from neurovol.volume.stored import write_bytes
 
 # the normalisation rule's percentiles (design, invariant 8)
 LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8
@@ -180,15 +181,11 @@ def save_levels(
     for level, histogram in enumerate(levels):
         arrays |= {_key(level, "values", c): v for c, v in enumerate(histogram.values)}
         arrays |= {_key(level, "counts", c): n for c, n in enumerate(histogram.counts)}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
     try:
-        with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_bytes(path, content.getvalue())
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise Failure(f"{path}: the histogram could not be written: {error.strerror}") from error
 
 

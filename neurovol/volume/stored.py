@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -138,12 +139,22 @@ def write_text(file: Path, text: str) -> None:
 
 
 def write_bytes(file: Path, content: bytes) -> None:
-    """As write_text."""
+    """As write_text; what it leaves where it is killed, `sweep_leftovers` removes."""
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    sync_to_disk([partial], file.parent)
-    partial.replace(file)
-    sync_to_disk([], file.parent)
+    try:
+        partial.write_bytes(content)
+        _sync(partial)
+        partial.replace(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folders([file.parent])
+
+
+def sweep_leftovers(file: Path) -> None:
+    """Remove what writes of a file left that were killed; no one may be writing it."""
+    for leftover in file.parent.glob(f"{glob.escape(file.name)}.*.partial"):
+        leftover.unlink()
 
 
 def sync_to_disk(files: Sequence[Path], top: Path) -> None:
