@@ -31,6 +31,7 @@ class Step:
     ledger: Path
     output: Path
     replaces: Path | None = None  # the ledger of an earlier model, if no model has these inputs
+    inside: bool = False  # the output lies inside another step's, and is lost when that is built anew
 
     @property
     def name(self) -> str:
@@ -43,7 +44,7 @@ class Step:
     @property
     def beside(self) -> Step:
         """The same step built beside its old output, to be swapped in when complete."""
-        return replace(self, ledger=_redo(self.ledger), output=_redo(self.output))
+        return replace(self, ledger=_redo(self.ledger), output=_redo(self.output), inside=False)
 
 
 def _redo(path: Path) -> Path:
@@ -63,12 +64,14 @@ class State:
 
 
 def state_of(step: Step) -> State:
-    """Judge a step by its ledger alone: the ledger is the truth."""
+    """Judge a step by its ledger alone, which is the truth, but for an output that went with what it lay inside."""
     record = read_ledger(step.ledger)
     if record is None:
         earlier = read_ledger(step.replaces) if step.replaces else None
         if earlier is not None:
             return State("stale", differences(earlier.header.inputs, step.inputs))
+        return State("missing")
+    if step.inside and record.finished is not None and not step.output.exists():
         return State("missing")
     kind: Kind = "begun"
     reasons: tuple[str, ...] = ()
@@ -95,6 +98,8 @@ def perform(step: Step, work: Callable[[Step], None], *, redo: bool = False) -> 
         return
     if state.kind == "stale" and not redo:
         raise UserError(stale_text([(step, state)]))
+    if state.kind == "missing" and step.inside:
+        _remove(step.ledger)
     if state.kind in ("missing", "begun") or not step.ledger.exists():  # nothing complete that it could replace
         work(step)
         return

@@ -58,8 +58,6 @@ def annotate(
     """Copy a sample's annotations of one role into its image's labels."""
     view, retries = steps.samples[sample], steps.project.settings.cluster.retries
     step, reader = steps.annotate(sample, role), view.annotations[role]
-    if state_of(step).kind == "done" and not step.output.exists():
-        step.ledger.unlink()
 
     def copy_labels(step: Step) -> None:
         boxes = view.boxes(role)

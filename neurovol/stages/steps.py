@@ -89,7 +89,7 @@ class Steps:
             "version": VERSIONS["annotate"],
         }
         ledger = self.project.ledger(sample, f"annotate-{role}")
-        return Step("annotate", f"{sample} {role}", inputs, ledger, self.project.label(sample, role))
+        return Step("annotate", f"{sample} {role}", inputs, ledger, self.project.label(sample, role), inside=True)
 
     def _learning(self) -> dict[str, Any]:
         """What any network of the project learns from."""

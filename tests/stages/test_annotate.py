@@ -1,6 +1,7 @@
 """What experts drew becomes labels, with the numbers of single neurons beside them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,21 @@ def test_neurons_numbers_are_kept_beside_the_labels(tmp_path: Path) -> None:
     assert main(["convert", str(file), "--redo", "annotate"]) == 0
     np.testing.assert_array_equal(VolumeReader(str(labels / "train-instances")).read(whole), numbers)
     assert sorted(f.name for f in labels.iterdir() if f.name != "tissue") == ["train", "train-instances", "zarr.json"]
+
+
+def test_labels_that_went_with_the_old_image_are_made_again(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "raw.tif", np.ones((4, 40, 50), np.uint16), photometric="minisblack")
+    drawn = np.full((4, 40, 50), 3, np.uint16)
+    tifffile.imwrite(tmp_path / "drawn.tif", drawn, photometric="minisblack")
+    file = tmp_path / "project.toml"
+    file.write_text(PROJECT)
+    assert main(["convert", str(file)]) == 0
+    labels = tmp_path / "stores/p/samples/s/image.ome.zarr/labels/train"
+    shutil.rmtree(labels)  # as where death comes right after a new image took the old one's place
+    assert main(["convert", str(file)]) == 0
+    np.testing.assert_array_equal(VolumeReader(str(labels)).read(Box.of_shape(drawn.shape)), 2)
+    assert main(["convert", str(file), "--redo", "convert"]) == 0
+    np.testing.assert_array_equal(VolumeReader(str(labels)).read(Box.of_shape(drawn.shape)), 2)
 
 
 def test_an_annotation_drawn_on_other_pixels_is_refused_with_the_offset(
