@@ -150,7 +150,8 @@ def read_ledger(path: Path) -> Record | None:
     rows: dict[int, dict[str, Json]] = {}
     finished: dict[str, Json] | None = None
     valid = 0
-    for value, valid in _lines(path):  # noqa: B007 - the last offset is needed after the loop
+    for value, offset in _lines(path):
+        valid = offset
         if header is None:
             header = Header(**value["header"])
         elif "finished" in value:

@@ -174,8 +174,8 @@ def with_scale_bar(picture: Rgb, um_per_px: float) -> Rgb:
     right, bottom = width - margin, height + strip - margin
     pen.rectangle((right - bar.length_px - 2, bottom - thick - 2, right + 1, bottom + 1), fill=GROUND)
     pen.rectangle((right - bar.length_px, bottom - thick, right - 1, bottom - 1), fill="white")
-    text = {"fill": "white", "font": _font(size), "stroke_width": 2, "stroke_fill": GROUND}
-    pen.text((right, bottom - thick - 3), bar.label, anchor="rd", **text)  # type: ignore[arg-type]
+    above = (right, bottom - thick - 3)
+    pen.text(above, bar.label, "white", _font(size), anchor="rd", stroke_width=2, stroke_fill=GROUND)
     return np.array(image)
 
 

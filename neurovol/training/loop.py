@@ -53,7 +53,7 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         with precision.autocast(device.type):
             loss = loss_of(model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if not isfinite(loss.item()):
             raise Failure(f"training: the loss is {loss.item()} at step {step}; lower `learning_rate`")
         optimizer.step()

@@ -268,7 +268,6 @@ def _whole(yml: Path, row: dict[str, Any], keys: Sequence[str], least: int | Non
 def _voxel_size(options: Any) -> VoxelSize | None:
     """(z, y, x) in µm; None where it is not told: ZetaStitcher then writes 1 for both, and counts in voxels."""
     told = options if isinstance(options, dict) else {}
-    z, xy = (told.get(key) for key in ("px_size_z", "px_size_xy"))
-    if not all(isinstance(v, int | float) and 0 < v < math.inf for v in (z, xy)) or z == xy == 1:
-        return None
-    return float(z), float(xy), float(xy)  # type: ignore[arg-type]
+    sizes = [told.get(key) for key in ("px_size_z", "px_size_xy")]
+    z, xy = (float(v) if isinstance(v, int | float) and 0 < v < math.inf else None for v in sizes)
+    return None if z is None or xy is None or z == xy == 1 else (z, xy, xy)

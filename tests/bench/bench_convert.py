@@ -16,6 +16,7 @@ the others leave one thing out or change the source.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -157,8 +158,8 @@ def ours(folder: Path, dest: Path, options: argparse.Namespace) -> dict[str, flo
 
 def _imported() -> None:
     """On a worker: what a conversion imports, as the peers have it imported before the clock starts."""
-    import neurovol.stages.cover
-    import neurovol.volume.source  # noqa: F401
+    for module in ("neurovol.stages.copying", "neurovol.volume.source"):
+        importlib.import_module(module)
 
 
 def run(python: str, script: str, arguments: list[str]) -> dict[str, float]:

@@ -76,12 +76,12 @@ def unet3d(quick: bool, folder: Path, dtype: str) -> dict[str, tuple[int, Callab
     spec = UNet3DSpec()
     if not (folder / "unet3d").exists():
         save_checkpoint(folder / "unet3d", "unet3d", spec.to_json(), UNet3D(spec).state_dict(), META)
-    kernel = UNet3DKernel(str(folder / "unet3d"), NORMALISATION, dtype, True)  # type: ignore[arg-type]
+    kernel = UNet3DKernel(str(folder / "unet3d"), NORMALISATION, dtype, True)
     shape = (64, 128, 128) if quick else (128, 256, 256)
     reader = VolumeReader(str(folder / "image.ome.zarr"), allow_incomplete=True)
     whole, window = Box.of_shape(shape), SegmentSettings().window
     cover = Cover(reader, kernel, VolumeWriter(""), shape, (whole,), window, spec.halo, spec.stride)
-    layout = Precision(dtype, True)  # type: ignore[arg-type]
+    layout = Precision(dtype, True)
     model, tile = layout.for_inference(fused(UNet3D(spec))), layout.input(torch.rand(1, 1, 64, 128, 128))
 
     def forward() -> object:

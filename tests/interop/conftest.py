@@ -8,6 +8,7 @@ from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ class FileHandler(SimpleHTTPRequestHandler):
     """Files with what a browser's Zarr reader asks of a server: other origins allowed, and ranges of bytes."""
 
     protocol_version = "HTTP/1.1"
-    extensions_map = {"": "application/octet-stream"}  # noqa: RUF012, as the class above declares it
+    extensions_map: ClassVar[dict[str, str]] = {"": "application/octet-stream"}
 
     def end_headers(self) -> None:
         self.send_header("Access-Control-Allow-Origin", "*")
