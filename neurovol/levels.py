@@ -43,6 +43,18 @@ def chosen_shard(volume: Zyx, chunk: Zyx, voxel_bytes: int, most_files: int = 10
     return shard
 
 
+def coarsening(factors: Sequence[Zyx]) -> Zyx:
+    """By what a level is coarser than level 0, from the steps that lead to it.
+
+    >>> coarsening([(1, 2, 2), (2, 2, 2)])
+    (2, 4, 4)
+    """
+    z, y, x = 1, 1, 1
+    for step in factors:
+        z, y, x = z * step[0], y * step[1], x * step[2]
+    return z, y, x
+
+
 def fused_levels(volume: Zyx, chunk: Zyx, shard: Zyx, factors: Sequence[Zyx]) -> int:
     """How many pyramid levels can be made of one level-0 shard alone, each part of it being whole chunks of its level.
 
@@ -51,9 +63,8 @@ def fused_levels(volume: Zyx, chunk: Zyx, shard: Zyx, factors: Sequence[Zyx]) ->
     >>> fused_levels((1000, 2000, 2000), (32, 64, 64), (256, 512, 512), [(1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2)])
     3
     """
-    total = (1, 1, 1)
-    for level, step in enumerate(factors):
-        total = zyx(t * f for t, f in zip(total, step, strict=True))
+    for level in range(len(factors)):
+        total = coarsening(factors[: level + 1])
         if any(n > s and s % (t * c) for n, s, t, c in zip(volume, shard, total, chunk, strict=True)):
             return level
     return len(factors)
@@ -73,10 +84,8 @@ def level_shard(volume: Zyx, chunk: Zyx, shard: Zyx, factors: Sequence[Zyx], lev
 
     So whoever writes a shard of level 0 can write its part of those levels too, without a lock.
     """
-    total, shape = (1, 1, 1), volume
-    for step in factors[:level]:
-        total = zyx(t * f for t, f in zip(total, step, strict=True))
-        shape = ceil_div(shape, step)
+    total = coarsening(factors[:level])
+    shape = ceil_div(volume, total)
     if level > fused:
         return fitted_shard(shape, chunk, shard)
     whole = fitted_shard(volume, chunk, shard)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, islice, product
 from math import prod
 from pathlib import Path
@@ -92,7 +93,7 @@ class Convert:
         else:
             self._note(block, "bad").unlink(missing_ok=True)  # of an earlier attempt
         if self.histogram or self.parted:
-            parts = islice(accumulate(self.parted, _halved, initial=copy.last), 1, None)
+            parts = islice(accumulate(self.parted, partial(downsample, how="mean"), initial=copy.last), 1, None)
             named = {part_name(level): part for level, part in enumerate(parts, 1 + len(self.fused))}
             save_levels(copy.histograms, self._note(block, "npz"), named)
 
@@ -114,10 +115,6 @@ class Convert:
 def part_name(level: int) -> str:
     """Of a block's part of a level among what is noted of the block."""
     return f"part_of_level_{level}"
-
-
-def _halved(voxels: NDArray[Any], factors: Zyx) -> NDArray[Any]:
-    return downsample(voxels, factors, "mean")
 
 
 def _cut(voxels: NDArray[Any], part: tuple[slice, slice, slice]) -> NDArray[Any]:

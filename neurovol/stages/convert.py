@@ -16,7 +16,7 @@ from neurovol.blockwise.ledger import Header, Ledger, read_ledger
 from neurovol.blockwise.runner import Meter
 from neurovol.errors import UserError
 from neurovol.geometry import Block, BlockGrid, ceil_div
-from neurovol.levels import files_of, level_shard, parted_levels
+from neurovol.levels import coarsening, files_of, level_shard, parted_levels
 from neurovol.progress import Report, silent
 from neurovol.project import Step, perform, state_of
 from neurovol.settings import StoreSettings
@@ -78,9 +78,7 @@ def _files(view: SampleView) -> list[int]:
     layout = view.layout
     counts = []
     for level in range(1 + len(layout["factors"])):
-        shape = view.shape
-        for step in layout["factors"][:level]:
-            shape = ceil_div(shape, step)
+        shape = ceil_div(view.shape, coarsening(layout["factors"][:level]))
         shard = level_shard(view.shape, view.chunk, layout["shard"], layout["factors"], level, view.fused)
         counts.append(files_of(shape, shard))
     return counts

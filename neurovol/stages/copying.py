@@ -15,6 +15,7 @@ from distributed import Client
 from neurovol.blockwise.runner import Meter, refuse_quarantined, run_blocks, settled
 from neurovol.errors import UserError
 from neurovol.geometry import Block, BlockGrid, Box, ceil_div, zyx
+from neurovol.levels import coarsening
 from neurovol.stages.assemble import Assemble
 from neurovol.stages.blockcopy import Convert, slab_depth
 from neurovol.stages.cover import write_coarser
@@ -106,13 +107,12 @@ def copy_levels(
         run_blocks(
             client, task, blocks[0], meter, retries=retries, together=fair_together(most, len(blocks[0]), client)
         )
-    totals = list(accumulate(info.factors, lambda a, b: zyx(p * q for p, q in zip(a, b, strict=True))))
     first = 1 + info.fused
     for level in range(first, first + len(task.parted)):
         assemble = Assemble(
             task.notes,
             BlockGrid(info.shape, info.shard(0), info.shard(0)),
-            totals[level - 1],
+            coarsening(info.factors[:level]),
             level,
             info.level_shape(level),
             len(task.channels),

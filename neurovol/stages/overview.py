@@ -13,6 +13,7 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from neurovol.geometry import Box, windows
+from neurovol.levels import coarsening
 from neurovol.progress import Progress, Report, silent
 from neurovol.report.preview import LARGEST_SIDE, preview_file
 from neurovol.settings import StoreSettings
@@ -20,7 +21,6 @@ from neurovol.stages.tissue import remove_tissue, write_tissue
 from neurovol.volume.omemeta import colours
 from neurovol.volume.omezarr import VolumeInfo, VolumeReader, open_volume
 from neurovol.volume.stored import sweep_leftovers, write_bytes
-from neurovol.volume.tissue import coarsening
 
 PIECE = (32, 256, 256)  # looked at once
 LARGEST_REREAD = 2**28  # voxels: level 0 of a larger volume is not read once more for a picture
@@ -85,12 +85,11 @@ def preview_level(info: VolumeInfo) -> int:
 
 
 def projection(info: VolumeInfo, level: int) -> NDArray[Any]:
-    """The maximum along z of a level, (c, y, x), read in bounded pieces."""
+    """The maximum along z of a level, (c, y, x), of a volume without channels (1, y, x); read in bounded pieces."""
     shape = info.level_shape(level)
     reader = VolumeReader(str(info.path), level, allow_incomplete=True)
     result = np.zeros((info.channels or 1, *shape[1:]), info.dtype)
-    for c, plane in enumerate(result):
-        for window in windows(Box.of_shape(shape), PIECE, (0, 0, 0), (1, 1, 1)):
-            part = plane[window.write.slices[1:]]
-            np.maximum(part, reader.read(window.write, (c,))[0].max(axis=0), out=part)
+    for window in windows(Box.of_shape(shape), PIECE, (0, 0, 0), (1, 1, 1)):
+        part = result[(slice(None), *window.write.slices[1:])]
+        np.maximum(part, reader.read(window.write).max(axis=-3), out=part)
     return result

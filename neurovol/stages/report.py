@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import neurovol
 from neurovol.blockwise.ledger import Header, Ledger, read_ledger
 from neurovol.geometry import Box, Zyx, zyx
+from neurovol.levels import coarsening
 from neurovol.networks.checkpoint import load_checkpoint
 from neurovol.progress import Report, silent
 from neurovol.project import Step, state_of
@@ -43,7 +44,6 @@ from neurovol.stages.steps import Steps
 from neurovol.stages.tissue import tissue_path
 from neurovol.volume.omemeta import colours
 from neurovol.volume.omezarr import VolumeInfo, VolumeReader, open_volume
-from neurovol.volume.tissue import coarsening
 
 MOST_VIEWS = 4  # test boxes shown
 VIEW: Zyx = (96, 384, 384)  # of a test box, at most this much is looked at and shown
@@ -150,7 +150,7 @@ def _overview(steps: Steps, name: str) -> Overview:
     coarser = coarsening(info.factors[:level])
     tissue, share = _tissue(info, level)
     covered = name in steps.to_cover and steps.predicts and state_of(steps.segment(name)).kind == "done"
-    p = _projection(VolumeReader(str(steps.segment(name).output), level), info.level_shape(level)) if covered else None
+    p = projection(open_volume(steps.segment(name).output), level)[0] if covered else None
     return Overview(
         name,
         _previewed(info, level),
@@ -175,22 +175,11 @@ def _tissue(info: VolumeInfo, level: int) -> tuple[NDArray[np.uint8] | None, flo
     if not tissue_path(info.path).exists():
         return None, None
     mask = open_volume(tissue_path(info.path))
-    plane = _projection(VolumeReader(str(mask.path)), mask.shape)
+    (plane,) = projection(mask, 0)
     shown = zip(info.level_shape(level), coarsening(info.factors[:level]), mask.attributes["coarser"], strict=True)
     _, rows, cols = ((np.arange(n) * here + here // 2) // there for n, here, there in shown)
     at = np.ix_(np.minimum(rows, plane.shape[0] - 1), np.minimum(cols, plane.shape[1] - 1))
     return plane[at], mask.attributes["share"]
-
-
-def _projection(reader: VolumeReader, shape: Zyx) -> NDArray[Any]:
-    """Maximum along z of a level, read in slabs of 16 planes: one slab is in memory at a time."""
-    result: NDArray[Any] | None = None
-    for z in range(0, shape[0], 16):
-        slab = reader.read(Box((z, 0, 0), (min(z + 16, shape[0]), shape[1], shape[2])))
-        slab = (slab[0] if slab.ndim == 4 else slab).max(axis=0)
-        result = slab if result is None else np.maximum(result, slab)
-    assert result is not None  # a volume has at least one plane
-    return result
 
 
 def sample_picture(steps: Steps, name: str, max_width: int) -> bytes:

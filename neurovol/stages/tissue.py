@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from neurovol.blockwise.runner import settled
 from neurovol.errors import Failure
 from neurovol.geometry import Block, BlockGrid, Box, Receipt, Zyx, windows, zyx
-from neurovol.levels import fitted_shard
+from neurovol.levels import coarsening, fitted_shard
 from neurovol.volume.omezarr import (
     VolumeInfo,
     VolumeReader,
@@ -31,7 +31,6 @@ from neurovol.volume.tissue import (
     SIGMAS,
     VERSION,
     closing_um,
-    coarsening,
     noise_threshold,
     threshold_of,
     tissue_fraction,

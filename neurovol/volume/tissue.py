@@ -31,7 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from neurovol.geometry import Box, Zyx, ceil_div, windows, zyx
+from neurovol.geometry import Box, Zyx, windows, zyx
+from neurovol.levels import coarsening
 
 VERSION = 1  # raise it with any change to what a mask holds
 COARSE_UM = 8.0  # a cell body's width: finer voxels tell no more of where tissue is
@@ -59,18 +60,6 @@ class Reads(Protocol):
     def read(self, box: Box) -> NDArray[Any]:
         """(z, y, x) of a box, 0 where there is no tissue."""
         ...
-
-
-def coarsening(factors: Sequence[Zyx]) -> Zyx:
-    """By what a level is coarser than level 0, from the steps that lead to it.
-
-    >>> coarsening([(1, 2, 2), (2, 2, 2)])
-    (2, 4, 4)
-    """
-    z, y, x = 1, 1, 1
-    for step in factors:
-        z, y, x = z * step[0], y * step[1], x * step[2]
-    return z, y, x
 
 
 def tissue_level(shape: Zyx, voxel_size_um: VoxelSize, factors: Sequence[Zyx]) -> int:
@@ -238,12 +227,3 @@ def tissue_fraction(mask: Reads, shape: Zyx, coarser: Zyx, box: Box) -> float:
 
 def _range(pair: tuple[int, int]) -> NDArray[np.int64]:
     return np.arange(*pair, dtype=np.int64)
-
-
-def mask_shape(shape: Zyx, coarser: Zyx) -> Zyx:
-    """Of a volume's mask.
-
-    >>> mask_shape((30, 510, 667), (2, 4, 4))
-    (15, 128, 167)
-    """
-    return ceil_div(shape, coarser)

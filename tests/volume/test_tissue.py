@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from neurovol.geometry import Box, windows
-from neurovol.levels import level_factors
+from neurovol.levels import coarsening, level_factors
 from neurovol.volume.phantom import PhantomSource
 from neurovol.volume.phantom_traits import Traits
 from neurovol.volume.pyramid import downsample
 from neurovol.volume.tissue import (
     MARGIN,
-    coarsening,
     noise_threshold,
     threshold_of,
     tissue_fraction,
