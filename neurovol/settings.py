@@ -5,60 +5,14 @@ Defaults exist here and nowhere else. Models are frozen; lengths are voxels unle
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from neurovol.errors import UserError
+from neurovol.fields import BoxPairs, FilePath, FilePaths, Name, PositiveZyx, VoxelSize, Zyx, expanded
 from neurovol.geometry import Box, round_up
-
-Zyx = tuple[int, int, int]
-PositiveZyx = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
-Micrometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-VoxelSize = tuple[Micrometres, Micrometres, Micrometres]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
-
-
-def _ordered(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
-    for axis, (start, stop) in zip("zyx", pairs, strict=True):
-        if start < 0 or stop <= start:
-            raise ValueError(f"axis {axis} runs from {start} to {stop}; it must be 0 <= start < stop")
-    return pairs
-
-
-def _expanded(path: Any) -> Any:
-    """`${NAME}` in a path replaced by the environment variable of that name."""
-    if not isinstance(path, str):
-        return path
-    missing = [name for name in re.findall(r"\$\{(\w+)\}", path) if name not in os.environ]
-    if missing:
-        raise ValueError(
-            f"names the environment variable {missing[0]}, which is not set; set it, or write the path out"
-        )
-    return re.sub(r"\$\{(\w+)\}", lambda found: os.environ[found[1]], path)
-
-
-def _listed(paths: Any) -> Any:
-    """A path, or several, as a list of them, expanded."""
-    listed = paths if isinstance(paths, list | tuple) else [paths]
-    if not listed or not all(isinstance(path, str | Path) for path in listed):
-        raise ValueError("is neither a path nor a list of paths; give one, or several where channels lie apart")
-    return [_expanded(path) for path in listed]
-
-
-def _unrepeated(paths: tuple[Path, ...]) -> tuple[Path, ...]:
-    for path in paths:
-        if paths.count(path) > 1:
-            raise ValueError(f"{path} is listed {paths.count(path)} times; each source is one or more channels, once")
-    return paths
-
-
-FilePath = Annotated[Path, BeforeValidator(_expanded)]
-FilePaths = Annotated[tuple[Path, ...], BeforeValidator(_listed), AfterValidator(_unrepeated)]
-BoxPairs = Annotated[tuple[tuple[int, int], tuple[int, int], tuple[int, int]], AfterValidator(_ordered)]
 
 
 class Section(BaseModel):
@@ -133,7 +87,7 @@ class Annotation(Section):
     """What an expert drew: an image of labels or a set of outlines, and where it lies in its sample."""
 
     sample: Name = Field(description="The sample it belongs to")
-    source: Annotated[str, AfterValidator(_expanded)] = Field(
+    source: Annotated[str, AfterValidator(expanded)] = Field(
         description="TIFF, folder of slices, ImageJ ROI set (.roi, .zip, or a folder of .roi) or OME-Zarr labels; "
         '"phantom" for a phantom\'s truth'
     )
@@ -143,7 +97,7 @@ class Annotation(Section):
     )
     every: int | None = Field(None, ge=1, description="Every n-th plane is annotated, from the first")
     values: AnnotationValues = AnnotationValues()
-    crop: Annotated[str, AfterValidator(_expanded)] | None = Field(
+    crop: Annotated[str, AfterValidator(expanded)] | None = Field(
         None,
         description="TIFF of the raw image it was drawn on, of the shape of its box or of the whole sample; "
         "where the sample differs from it, the annotation is refused",
