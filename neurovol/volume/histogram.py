@@ -102,14 +102,6 @@ class Histogram:
         counter.add(array)
         return counter.histogram()
 
-    @classmethod
-    def merged(cls, parts: Iterable[Histogram], channels: int) -> Histogram:
-        """The histogram of the voxels of all parts, of which one is held at a time."""
-        total = Merging(channels)
-        for part in parts:
-            total.add(part)
-        return total.histogram()
-
     @property
     def channels(self) -> list[Histogram]:
         """Each channel's by itself."""

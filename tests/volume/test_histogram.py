@@ -1,5 +1,7 @@
 """Exact histograms, and the constants taken from them."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,12 +9,19 @@ from hypothesis import strategies as st
 
 from neurovol.errors import Failure, UserError
 from neurovol.geometry import Box
-from neurovol.volume.histogram import Counter, Histogram, load_levels, save_levels
+from neurovol.volume.histogram import Counter, Histogram, Merging, load_levels, save_levels
 from neurovol.volume.phantom import PhantomSource
 
 
 def _volume(seed: int, dtype=np.uint16) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 300 if dtype == np.uint16 else 256, (2, 5, 7, 11)).astype(dtype)
+
+
+def _merged(parts: Iterable[Histogram], channels: int) -> Histogram:
+    total = Merging(channels)
+    for part in parts:
+        total.add(part)
+    return total.histogram()
 
 
 def _as_lists(histogram: Histogram) -> list:
@@ -28,7 +37,7 @@ def test_zeros_are_left_out_and_all_else_is_counted():
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=4), st.sampled_from([np.uint8, np.uint16]))
 def test_merged_blocks_equal_the_whole(seeds, dtype):
     volumes = [_volume(seed, dtype) for seed in seeds]
-    total = Histogram.merged((Histogram.of(volume) for volume in volumes), 2)
+    total = _merged((Histogram.of(volume) for volume in volumes), 2)
     assert _as_lists(total) == _as_lists(Histogram.of(np.concatenate(volumes, axis=1)))
 
 
@@ -75,7 +84,7 @@ def test_other_types_and_channel_counts_are_refused():
     with pytest.raises(ValueError, match="float64"):
         Histogram.of(np.zeros((1, 2, 2, 2)))
     with pytest.raises(ValueError, match="of 2 channels cannot be merged with ones of 1"):
-        Histogram.merged([Histogram.of(_volume(1))], 1)
+        _merged([Histogram.of(_volume(1))], 1)
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 11), st.integers(0, 9))
