@@ -1,0 +1,116 @@
+"""The rows of a ledger by their number: a million blocks in tens of megabytes, looked up in no time."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Set
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Row = dict[str, Any]  # a line of a ledger, without its checksum
+
+_PLAIN = frozenset({"n", "state", "fingerprint", "crc32c", "seconds", "attempt"})
+_NONE, _DONE, _OTHER = 0, 1, 2
+
+
+class Rows(Mapping[int, Row]):
+    """The last row of each number.
+
+    Rows of blocks that are done and have nothing to add are kept in 21 bytes each, by their number; all others as
+    they are.
+    """
+
+    def __init__(self, fingerprint: str) -> None:
+        self._fingerprint = fingerprint
+        self._kind = bytearray()
+        self._crc32c, self._seconds, self._attempt = array("Q"), array("d"), array("I")
+        self._others: dict[int, Row] = {}
+        self.seconds = 0.0  # of all rows
+        self._done = 0
+
+    def add(self, row: Row) -> None:
+        """Take a row in place of an earlier one of its number."""
+        n = int(row["n"])
+        self._forget(n)
+        self._grow(n)
+        self.seconds += row.get("seconds", 0.0)
+        self._done += row["state"] == "done"
+        if row["state"] == "done" and row.keys() == _PLAIN and row["fingerprint"] == self._fingerprint:
+            self._kind[n] = _DONE
+            self._crc32c[n], self._seconds[n], self._attempt[n] = row["crc32c"], row["seconds"], row["attempt"]
+        else:
+            self._kind[n] = _OTHER
+            self._others[n] = row
+
+    def _forget(self, n: int) -> None:
+        if n in self:
+            earlier = self[n]
+            self.seconds -= earlier.get("seconds", 0.0)
+            self._done -= earlier["state"] == "done"
+            self._others.pop(n, None)
+
+    def _grow(self, n: int) -> None:
+        more = n + 1 - len(self._kind)
+        if more > 0:
+            self._kind.extend(bytes(more))
+            for values in (self._crc32c, self._seconds, self._attempt):
+                values.frombytes(bytes(more * values.itemsize))
+
+    def __getitem__(self, n: int) -> Row:
+        if n not in self:
+            raise KeyError(n)
+        if self._kind[n] == _OTHER:
+            return self._others[n]
+        return {
+            "n": n,
+            "state": "done",
+            "fingerprint": self._fingerprint,
+            "crc32c": self._crc32c[n],
+            "seconds": self._seconds[n],
+            "attempt": self._attempt[n],
+        }
+
+    def __contains__(self, n: object) -> bool:
+        return isinstance(n, int) and 0 <= n < len(self._kind) and self._kind[n] != _NONE
+
+    def __iter__(self) -> Iterator[int]:
+        return (n for n, kind in enumerate(self._kind) if kind != _NONE)
+
+    def __len__(self) -> int:
+        return len(self._kind) - self._kind.count(_NONE)
+
+    @property
+    def done(self) -> Done:
+        """The numbers of what is done: a view, which goes with the rows."""
+        return Done(self)
+
+    @property
+    def quarantined(self) -> list[int]:
+        return sorted(n for n, row in self._others.items() if row["state"] == "quarantined")
+
+    def is_done(self, n: int) -> bool:
+        return n in self and (self._kind[n] == _DONE or self._others[n]["state"] == "done")
+
+    @property
+    def done_count(self) -> int:
+        return self._done
+
+
+class Done(Set[int]):
+    """The numbers of the rows that say done, as a set."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def __contains__(self, n: object) -> bool:
+        return isinstance(n, int) and self._rows.is_done(n)
+
+    def __iter__(self) -> Iterator[int]:
+        return (n for n in self._rows if self._rows.is_done(n))
+
+    def __len__(self) -> int:
+        return self._rows.done_count
+
+    @classmethod
+    def _from_iterable(cls, numbers: Iterable[T]) -> Set[T]:  # of what set operations give
+        return frozenset(numbers)
