@@ -8,10 +8,11 @@ Axes are z, y, x; boxes are half-open, in voxels of one level.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
+from typing import overload
 
 Zyx = tuple[int, int, int]
 AXES = "zyx"
@@ -248,6 +249,7 @@ class Receipt:
 
     box: Box
     crc32c: int
+    skipped: str | None = None  # why the voxels were not computed, and are zeros
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +295,10 @@ class BlockGrid:
 
     def meeting(self, boxes: Iterable[Box]) -> list[Block]:
         """The blocks that share a voxel with any of the boxes, in index order."""
+        return [self[i] for i in self.places_meeting(boxes)]
+
+    def places_meeting(self, boxes: Iterable[Box]) -> list[int]:
+        """The indices of those blocks, ascending."""
         found: set[int] = set()
         _, ny, nx = self.counts
         for box in boxes:
@@ -300,24 +306,50 @@ class BlockGrid:
             if part.size:
                 places = part.downsampled(self.block)
                 found.update((z * ny + y) * nx + x for z, y, x in product(*(range(a, b) for a, b in places.pairs)))
-        return [self[i] for i in sorted(found)]
+        return sorted(found)
 
 
-def side_by_side(blocks: Iterable[Block], most: int) -> Iterator[tuple[Block, ...]]:
-    """Blocks in their order, up to `most` at a time where each continues the one before along x.
+def side_by_side(blocks: Iterable[Block], most: Callable[[], int]) -> Iterator[tuple[Block, ...]]:
+    """Blocks in their order, as many at a time as `most` then says where each continues the one before along x.
 
     >>> grid = BlockGrid((4, 8, 20), (4, 4, 8), (4, 4, 8))
-    >>> [[block.index for block in some] for some in side_by_side(grid, 2)]
+    >>> [[block.index for block in some] for some in side_by_side(grid, lambda: 2)]
     [[0, 1], [2], [3, 4], [5]]
     """
     held: list[Block] = []
     for block in blocks:
-        if held and (len(held) == most or not _continues(held[-1].write, block.write)):
+        if held and (len(held) >= most() or not _continues(held[-1].write, block.write)):
             yield tuple(held)
             held = []
         held.append(block)
     if held:
         yield tuple(held)
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered(Sequence[Block]):
+    """The blocks of a grid, all or those of some places, numbered on from an offset; each made when it is asked for."""
+
+    grid: BlockGrid
+    offset: int = 0
+    places: Sequence[int] | None = None  # ascending; None: all
+
+    def __len__(self) -> int:
+        return len(self.grid) if self.places is None else len(self.places)
+
+    def number(self, index: int) -> int:
+        """Of the block there, which this does not make."""
+        return self.offset + (index if self.places is None else self.places[index])
+
+    @overload
+    def __getitem__(self, index: int) -> Block: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Block]: ...
+    def __getitem__(self, index: int | slice) -> Block | list[Block]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        number = self.number(index)
+        return Block(number, self.grid[number - self.offset].write)
 
 
 def _continues(box: Box, other: Box) -> bool:

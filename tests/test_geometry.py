@@ -154,7 +154,7 @@ def test_z_is_not_halved_before_voxels_are_near_isotropic() -> None:
 )
 def test_blocks_side_by_side_make_up_one_box_and_none_is_lost(volume, block, most, done):
     blocks = [b for b in BlockGrid(volume, block, block) if b.index not in done]
-    groups = list(side_by_side(blocks, most))
+    groups = list(side_by_side(blocks, lambda: most))
     assert [b for group in groups for b in group] == blocks
     for group in groups:
         assert len(group) <= most

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import dask
 from distributed import Client, LocalCluster
@@ -24,8 +27,19 @@ QUIET = {
     "distributed.admin.tick.interval": "1s",
 }
 
+# Of all the tasks that wait on a worker that dies Dask knows not which one ran: it is to ask us, each time (marker.py).
+BLAME = {"distributed.scheduler.allowed-failures": 0}
+
+# Ctrl-C at a terminal reaches every process; it is the driver that decides what becomes of running blocks.
+UNHEEDING = "import signal\n\ndef dask_setup(worker):\n    signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+
+THREADS = 2  # of a worker: one computes, one waits for the disk
 MOST_WORKERS = 4  # each holds a network's activations; more by setting
-CONNECT_SECONDS = 20
+CONNECT_SECONDS = 20  # that a scheduler has to come back in, too
+
+
+class ClusterLost(Failure):
+    """The scheduler, or the way to it, is gone; a new cluster may go on."""
 
 
 def cores() -> int:
@@ -46,19 +60,19 @@ def thread_count(settings: ClusterSettings) -> int:
 @contextmanager
 def open_client(settings: ClusterSettings) -> Iterator[Client]:
     """A Dask client for the length of a `with`; local workers are started and stopped with it."""
+    _quieten()
     if settings.kind == "address":
         with _connected(str(settings.address)) as client:
             yield client
         return
-    _quieten()
     threads = str(thread_count(settings))
     environment = dict(os.environ)
-    # one Dask thread a worker: a block's own arithmetic is what uses the cores
+    spawn = {"distributed.nanny.pre-spawn-environ": MALLOC | {"OMP_NUM_THREADS": threads}}
     with (
-        dask.config.set(QUIET | {"distributed.nanny.pre-spawn-environ": MALLOC | {"OMP_NUM_THREADS": threads}}),
+        dask.config.set(QUIET | BLAME | spawn | {"distributed.worker.preload": [UNHEEDING]}),
         LocalCluster(
             n_workers=worker_count(settings),
-            threads_per_worker=1,
+            threads_per_worker=THREADS,
             processes=True,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
@@ -91,3 +105,15 @@ def _connected(address: str) -> Iterator[Client]:
         raise Failure(f"cluster.address {address}: no scheduler answers there ({error}); is it running?") from None
     with client:
         yield client
+
+
+def kill_worker(client: Client, address: str, pid: int) -> None:
+    """Kill a worker's process where it runs, by its nanny if it has one, which then starts another.
+
+    Returns at once: a machine that does not answer keeps no one waiting.
+    """
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    if address in workers:
+        nanny = workers[address].get("nanny") is not None
+        kill = partial(client.run, os.kill, pid, signal.SIGKILL, workers=[address], nanny=nanny, on_error="ignore")
+        threading.Thread(target=kill, daemon=True).start()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neurovol.blockwise.attempt import Landing
 from neurovol.errors import Failure
 from neurovol.geometry import Block, Box, Receipt, Zyx, ceil_div, round_up, windows, zyx
 from neurovol.volume.histogram import Counter, Histogram, rows_counted, save_levels
@@ -53,10 +54,12 @@ class Convert:
     histogram: bool = True
 
     def __call__(self, block: Block) -> Receipt:
-        (receipt,) = self.together((block,))
+        landing = self.begin((block,))
+        landing.wait()
+        (receipt,) = landing.receipts
         return receipt
 
-    def together(self, blocks: Sequence[Block]) -> list[Receipt]:
+    def begin(self, blocks: Sequence[Block]) -> Landing:
         """Blocks side by side along x: whole rows of a slice are read in less time than parts of them.
 
         |<------- slab, read at once ------->|
@@ -73,9 +76,12 @@ class Convert:
                     part = block.write.intersect(slab)
                     copy.add(part, voxels if part == slab else _cut(voxels, part.within(slab)))
             receipts = [copy.finish() for copy in copies]
+            return Landing(receipts, partial(self._land, blocks, copies, bad, stack.pop_all()))
+
+    def _land(self, blocks: Sequence[Block], copies: list[_Copy], bad: dict[int, str], files: ExitStack) -> None:
+        files.close()  # on disk when this returns
         for block, copy in zip(blocks, copies, strict=True):
             self._take_notes(block, copy, bad)
-        return receipts
 
     def _copy(self, block: Block, place: int, stack: ExitStack) -> _Copy:
         boxes = list(accumulate(self.fused, Box.downsampled, initial=block.write))

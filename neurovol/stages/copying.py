@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import accumulate, groupby
 from math import prod
@@ -26,7 +26,6 @@ from neurovol.volume.unpacked import Unpack, Unpacked, planes_of, record_failure
 
 TOGETHER_BYTES = 160_000_000  # of blocks that one worker copies at once
 PLANES, PLANES_BYTES = 8, 2**26  # decoded by one future: many small ones, or one large one
-TURNS = 4  # that each worker gets, at least, where there are blocks enough
 WORKER_BYTES = 200_000_000  # of a worker process before it has done anything: its libraries
 DRIVER_BYTES = 300_000_000  # of this process, Dask's scheduler within it
 
@@ -66,12 +65,6 @@ def _slab_bytes(view: SampleView) -> int:
     return needed
 
 
-def fair_together(most: int, blocks: int, client: Client) -> int:
-    """As many blocks at once as leave every worker some turns, so that none waits long for the last."""
-    turns = TURNS * int(sum(client.nthreads().values()))
-    return max(1, min(most, blocks // turns))
-
-
 def copiers(views: Iterable[SampleView], allowed_bytes: int, cores: int) -> int:
     """How many workers may copy at once; UserError where memory does not do for one."""
     workers = cores
@@ -92,7 +85,7 @@ def copiers(views: Iterable[SampleView], allowed_bytes: int, cores: int) -> int:
 def copy_levels(
     client: Client,
     task: Convert,
-    blocks: list[list[Block]],
+    blocks: Sequence[Sequence[Block]],
     meter: Meter,
     *,
     retries: int,
@@ -104,9 +97,7 @@ def copy_levels(
     if scratch is not None:
         run_unpacked(client, task, blocks[0], meter, retries, scratch, most)
     else:
-        run_blocks(
-            client, task, blocks[0], meter, retries=retries, together=fair_together(most, len(blocks[0]), client)
-        )
+        run_blocks(client, task, blocks[0], meter, retries=retries, together=most)
     first = 1 + info.fused
     for level in range(first, first + len(task.parted)):
         assemble = Assemble(
@@ -126,7 +117,7 @@ def copy_levels(
 
 
 def run_unpacked(
-    client: Client, task: Convert, blocks: list[Block], meter: Meter, retries: int, scratch: Path, most: int = 1
+    client: Client, task: Convert, blocks: Sequence[Block], meter: Meter, retries: int, scratch: Path, most: int = 1
 ) -> None:
     """Layer by layer of shards: decode its slices to scratch, each once, then copy its blocks from there.
 
@@ -139,8 +130,8 @@ def run_unpacked(
             todo = [b for b in layer if b.index not in meter.ledger.done]
             if todo:
                 source = _unpacked(client, task, todo[0].write, retries, scratch)
-                from_scratch, together = replace(task, source=source), fair_together(most, len(todo), client)
-                run_blocks(client, from_scratch, todo, meter, retries=retries, refuse=False, together=together)
+                from_scratch = replace(task, source=source)
+                run_blocks(client, from_scratch, todo, meter, retries=retries, refuse=False, together=most)
                 shutil.rmtree(scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
@@ -13,9 +13,10 @@ import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
+from neurovol.blockwise.attempt import BlockTask
 from neurovol.blockwise.ledger import Ledger
-from neurovol.blockwise.runner import BlockTask, Meter, run_blocks
-from neurovol.geometry import Block, BlockGrid, Box, Receipt, Zyx, ceil_div, windows
+from neurovol.blockwise.runner import Meter, run_blocks
+from neurovol.geometry import Block, BlockGrid, Box, Numbered, Receipt, Zyx, ceil_div, windows
 from neurovol.progress import Report, silent
 from neurovol.volume.histogram import Counter, rows_counted
 from neurovol.volume.omezarr import VolumeInfo, VolumeReader, VolumeWriter, open_volume
@@ -108,19 +109,17 @@ def grids(info: VolumeInfo) -> list[BlockGrid]:
     return [BlockGrid(info.level_shape(n), info.shard(n), info.shard(n)) for n in range(info.levels)]
 
 
-def level_blocks(info: VolumeInfo, boxes: Sequence[Box] | None = None) -> list[list[Block]]:
+def level_blocks(info: VolumeInfo, boxes: Sequence[Box] | None = None) -> list[Sequence[Block]]:
     """Per level the blocks that hold any of `boxes` (level 0 voxels; default all), numbered on through the levels.
 
     Levels whose shards are parts of level 0's have none of their own: they are written with those.
     """
     all_grids = grids(info)
     offsets = [0, *accumulate(len(grid) for grid in all_grids)]
-    result = []
+    result: list[Sequence[Block]] = []
     for level, grid in enumerate(all_grids):
-        blocks: Iterable[Block] = grid if boxes is None else grid.meeting(boxes)
-        if 0 < level <= info.fused:
-            blocks = ()
-        result.append([Block(offsets[level] + b.index, b.write) for b in blocks])
+        places = None if boxes is None else grid.places_meeting(boxes)
+        result.append(Numbered(grid, offsets[level], () if 0 < level <= info.fused else places))
         if boxes is not None and level + 1 < info.levels:
             boxes = [box.downsampled(info.factors[level]) for box in boxes]
     return result
@@ -162,7 +161,7 @@ def write_levels(
 def write_coarser(
     client: Client,
     path: Path,
-    blocks: list[list[Block]],
+    blocks: Sequence[Sequence[Block]],
     meter: Meter,
     how: Literal["mean", "max"],
     retries: int,

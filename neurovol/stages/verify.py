@@ -11,8 +11,9 @@ import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
+from neurovol.blockwise.attempt import BlockTask
 from neurovol.blockwise.ledger import Record, read_ledger
-from neurovol.blockwise.runner import BlockTask, settled
+from neurovol.blockwise.runner import settled
 from neurovol.errors import Failure, UserError
 from neurovol.geometry import Block, Box, Receipt
 from neurovol.progress import Progress, Report, silent

@@ -1,5 +1,6 @@
 """What conversion does with blocks: the same alone or side by side, and all levels from what was read once."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +10,11 @@ from distributed import Client
 
 from neurovol.blockwise.ledger import Header, Ledger
 from neurovol.blockwise.runner import Meter
-from neurovol.geometry import BlockGrid, side_by_side
+from neurovol.geometry import Block, BlockGrid, Receipt, side_by_side
 from neurovol.levels import fused_levels, level_factors, parted_levels
-from neurovol.stages import copying
 from neurovol.stages.blockcopy import Convert
 from neurovol.stages.convert import level_histograms, percentiles
-from neurovol.stages.copying import copy_levels, fair_together
+from neurovol.stages.copying import copy_levels
 from neurovol.stages.cover import level_blocks
 from neurovol.volume.histogram import Histogram
 from neurovol.volume.omezarr import VolumeReader, create_volume, open_volume
@@ -39,12 +39,18 @@ def test_there_are_levels_of_each_kind() -> None:
     assert 0 < FUSED < PARTED < len(FACTORS)
 
 
+def landed(task: Convert, blocks: Sequence[Block]) -> list[Receipt]:
+    landing = task.begin(blocks)
+    landing.wait()
+    return list(landing.receipts)
+
+
 @pytest.mark.parametrize("most", [2, 3, 5])
 def test_blocks_copied_side_by_side_are_the_blocks_copied_one_by_one(tmp_path: Path, most: int) -> None:
     alone, beside = _task(tmp_path / "alone"), _task(tmp_path / "beside")
     blocks = list(BlockGrid(SHAPE, SHARD, SHARD))
     wanted = [alone(block) for block in reversed(blocks)][::-1]
-    assert [r for group in side_by_side(blocks, most) for r in beside.together(group)] == wanted
+    assert [r for group in side_by_side(blocks, lambda: most) for r in landed(beside, group)] == wanted
     assert contents(tmp_path / "alone") == contents(tmp_path / "beside")
 
 
@@ -78,11 +84,3 @@ def task_box(shape=SHAPE):
     from neurovol.geometry import Box
 
     return Box.of_shape(shape)
-
-
-def test_blocks_are_taken_together_only_while_every_worker_has_turns(client: Client) -> None:
-    workers = sum(client.nthreads().values())
-    assert fair_together(3, 1000, client) == 3
-    assert fair_together(3, 2 * copying.TURNS * workers, client) == 2
-    assert fair_together(3, copying.TURNS * workers, client) == 1
-    assert fair_together(3, 1, client) == 1
