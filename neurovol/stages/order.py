@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from types import TracebackType
 from typing import Literal, Protocol, get_args
 
 from distributed import Client
 
-from neurovol.blockwise.cluster import cores, open_client
-from neurovol.errors import UserError
+from neurovol.blockwise.cluster import ClusterLost, cores, open_client
+from neurovol.errors import Failure, UserError
 from neurovol.progress import Report
 from neurovol.project import State, Step, stale_text, state_of
 from neurovol.settings import ClusterSettings
@@ -26,6 +28,10 @@ from neurovol.stages.report import plan_report, report_project
 from neurovol.stages.segment import plan_baseline, plan_segment, predict_baseline, segment
 from neurovol.stages.steps import BASELINES, Steps
 from neurovol.stages.train import plan_train, train
+
+log = logging.getLogger(__name__)
+
+MOST_LOSSES = 3  # of clusters in a row on which nothing got done
 
 Stage = Literal["convert", "annotate", "pseudolabel", "train", "segment", "evaluate"]
 STAGES: tuple[str, ...] = (*get_args(Stage), "report")
@@ -118,20 +124,59 @@ def perform_all(
     steps: Steps, every: Iterable[Action], redo: set[str], report: Report, begin: Callable[[Action, State], None]
 ) -> None:
     """Do the actions that are not done, in order; `begin` is told of each before it starts."""
-    with ExitStack() as stack:
-        client: Client | None = None
-        of: ClusterSettings | None = None
+    with _Workers() as workers:
         for action in every:
             state = state_of(action.step)
             again = action.step.name in redo
             begin(action, state)
-            if state.kind == "done" and not again:
-                continue
-            wanted = cluster_for(steps, action.step.stage)
-            if client is None or wanted != of:
-                stack.close()
-                client, of = stack.enter_context(open_client(wanted)), wanted
-            action.work(client=client, redo=again, report=report)
+            if state.kind != "done" or again:
+                _persevere(action, workers, cluster_for(steps, action.step.stage), again, report)
+
+
+def _persevere(action: Action, workers: _Workers, settings: ClusterSettings, redo: bool, report: Report) -> None:
+    """Do an action; where the cluster is lost, go on with another, unless nothing at all gets done on them."""
+    client = workers.client(settings)
+    losses, done = 0, -1
+    while True:
+        try:
+            action.work(client=client, redo=redo, report=report)
+            return
+        except ClusterLost as lost:
+            workers.leave()
+            now = state_of(action.step.beside if redo else action.step).done
+            losses, done = losses + 1 if now == done else 1, now
+            if losses > MOST_LOSSES:
+                raise Failure(
+                    f"{action.step.name}: {lost}, {losses} times with no block done in between; what is finished is "
+                    f"kept: see to the cluster, and run again to go on"
+                ) from None
+            log.warning("%s: %s; going on with another cluster", action.step.name, lost)
+            client = workers.client(settings)
+
+
+class _Workers:
+    """The workers of one stage at a time, kept while the next wants the same."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._client: Client | None = None
+        self._settings: ClusterSettings | None = None
+
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stack.__exit__(kind, error, tb)
+
+    def client(self, settings: ClusterSettings) -> Client:
+        if self._client is None or settings != self._settings:
+            self.leave()
+            self._client, self._settings = self._stack.enter_context(open_client(settings)), settings
+        return self._client
+
+    def leave(self) -> None:
+        self._client = None
+        self._stack.close()
 
 
 def cluster_for(steps: Steps, stage: str) -> ClusterSettings:

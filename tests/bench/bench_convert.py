@@ -10,7 +10,8 @@ imports and the start of its workers are not timed. The peers are those of conve
 with them is named; what is missing is said.
 
 Rows of ours: `neurovol` is what `neurovol convert` does: pyramid, exact histogram, fsync before the ledger says done;
-the others leave one thing out or change the source.
+the others leave one thing out or change the source. `plain copy` reads, cuts, encodes, sums and writes the same
+bytes and nothing else, which is the bound where the codec is about as quick as the system's own reading and writing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from importlib.metadata import version
 from itertools import product
 from math import prod
@@ -49,6 +50,7 @@ OURS = {
     "neurovol LZW": ["--source", "lzw.tif"],
     "neurovol ZetaStitcher": ["--source", "mosaic"],
 }
+PLAIN = {"plain copy": 2, "plain copy one process": 1}
 TOGETHER = 3  # blocks at once: as most_together says of this layout
 ROUNDS = 4  # of which the first is thrown away
 PEERS = ("tensorstore", "tensorstore-nosync", "dask", "zarr-python", "ngff-zarr")
@@ -110,6 +112,54 @@ def bounds(folder: Path, threads: int) -> dict[str, float]:
             voxels = done if name == "LZW" else done * prod(CHUNK) * layer.itemsize
             rates[name] = voxels / (time.perf_counter() - start) / 1e6
     return {"codec bound": rates["codec"], "LZW bound": 1 / (1 / rates["LZW"] + 1 / rates["codec"])}
+
+
+def plain_copy(folder: Path, dest: Path, processes: int) -> dict[str, float]:
+    """The least that a conversion of level 0 has to do: read, cut to chunks, encode, sum, write; nothing is waited for.
+
+    Each process has slices and files of its own, which are of no use to a reader.
+    """
+    dest.mkdir()
+    start = time.perf_counter()
+    with ProcessPoolExecutor(processes) as pool:
+        list(pool.map(_warm, range(processes)))
+        start = time.perf_counter()
+        list(pool.map(_copy_part, [(folder, dest, part, processes) for part in range(processes)]))
+    return {"seconds": time.perf_counter() - start, "peak_mb": 0.0}
+
+
+def _warm(_: int) -> None:
+    import google_crc32c  # noqa: F401
+    from convert_layout import open_slices  # noqa: F401
+
+    from neurovol.volume.shardfile import codec_for  # noqa: F401
+
+    time.sleep(0.5)  # so that each process gets one
+
+
+def _copy_part(what: tuple[Path, Path, int, int]) -> None:
+    import google_crc32c
+    from convert_layout import open_slices
+
+    from neurovol.volume.shardfile import codec_for
+
+    folder, dest, part, parts = what
+    slices = open_slices(folder / "slices")
+    depth, rows = CHUNK[0], CHUNK[1]
+    codec = codec_for(slices.dtype, CODEC).compressor(prod(CHUNK) * slices.dtype.itemsize)
+    band = np.empty((depth, rows, slices.shape[2]), slices.dtype)
+    chunk = np.empty(CHUNK, slices.dtype)
+    bands = list(product(range(0, slices.shape[0], depth), range(0, slices.shape[1], rows)))
+    for z, y in bands[part::parts]:
+        with (dest / f"{z}-{y}").open("wb") as file:
+            n = min(depth, slices.shape[0] - z), min(rows, slices.shape[1] - y)
+            slices.read(band[: n[0], : n[1]], z, y)
+            for x in range(0, slices.shape[2], CHUNK[2]):
+                cell = band[: n[0], : n[1], x : x + CHUNK[2]]
+                np.copyto(chunk[: n[0], : n[1], : cell.shape[2]], cell)
+                data = memoryview(codec(chunk))
+                file.write(data)
+                file.write(int(google_crc32c.value(np.frombuffer(data, np.uint8))).to_bytes(4, "little"))
 
 
 def ours(folder: Path, dest: Path, options: argparse.Namespace) -> dict[str, float]:
@@ -189,6 +239,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, fl
     for peer, python in pythons.items():
         if python:
             commands[peer] = (python, "convert_peers.py", [peer, str(folder / "slices"), str(dest)])
+    for name, processes in PLAIN.items():
+        commands[name] = (sys.executable, "bench_convert.py", ["--plain-copy", str(folder), "--dest", str(dest),
+                          "--workers", str(processes)])  # fmt: skip
     times: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
     bound: dict[str, list[float]] = {"codec bound": [], "LZW bound": []}
     for turn in range(2 if options.quick else ROUNDS):
@@ -214,6 +267,8 @@ def ratios(found: dict[str, dict[str, float]]) -> dict[str, float]:
     wanted = {
         "of_codec_bound": rate["neurovol level 0"] / rate["codec bound"],
         "of_codec_bound_no_fsync_no_histogram": rate["neurovol level 0 no fsync no histogram"] / rate["codec bound"],
+        "of_plain_copy": rate["neurovol level 0 no fsync no histogram"] / rate["plain copy"],
+        "plain_copy_two_vs_one": rate["plain copy"] / rate["plain copy one process"],
         "pyramid_extra": rate["neurovol level 0"] / rate["neurovol"] - 1,
         "fsync_costs": 1 - rate["neurovol"] / rate["neurovol no fsync"],
         "lzw_of_bound": rate["neurovol LZW"] / rate["LZW bound"],
@@ -241,6 +296,7 @@ def main() -> None:
     parser.add_argument("--stack-to-chunk", metavar="PYTHON", help="of an environment with stack-to-chunk")
     one = parser.add_argument_group("one conversion of ours, as this script calls itself")
     one.add_argument("--ours", type=Path, metavar="FOLDER")
+    one.add_argument("--plain-copy", type=Path, metavar="FOLDER")
     one.add_argument("--dest", type=Path)
     one.add_argument("--source", default="slices")
     one.add_argument("--levels", type=int, default=len(FACTORS))
@@ -252,6 +308,9 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"BENCH_CODEC": options.codec})
     if options.ours:
         print(json.dumps(ours(options.ours, options.dest, options)))
+        return
+    if options.plain_copy:
+        print(json.dumps(plain_copy(options.plain_copy, options.dest, options.workers)))
         return
     if options.folder:
         options.folder.mkdir(parents=True, exist_ok=True)
