@@ -58,6 +58,9 @@ class Box:
         if any(b < a for a, b in zip(self.start, self.stop, strict=True)):
             raise ValueError(f"box start {self.start} lies beyond its stop {self.stop}")
 
+    def __reduce__(self) -> tuple[type[Box], tuple[Zyx, Zyx]]:  # a dataclass with slots takes thrice as long to pickle
+        return Box, (self.start, self.stop)
+
     @classmethod
     def of_shape(cls, shape: Zyx) -> Box:
         """The box of a whole volume."""
@@ -242,6 +245,9 @@ class Block:
     index: int
     write: Box
 
+    def __reduce__(self) -> tuple[type[Block], tuple[int, Box]]:
+        return Block, (self.index, self.write)
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
@@ -250,6 +256,9 @@ class Receipt:
     box: Box
     crc32c: int
     skipped: str | None = None  # why the voxels were not computed, and are zeros
+
+    def __reduce__(self) -> tuple[type[Receipt], tuple[Box, int, str | None]]:
+        return Receipt, (self.box, self.crc32c, self.skipped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,10 +294,10 @@ class BlockGrid:
         if not 0 <= index < len(self):
             raise IndexError(f"block {index} of {len(self)}")
         _, ny, nx = self.counts
-        place = (index // (ny * nx), index // nx % ny, index % nx)
-        start = zyx(p * b for p, b in zip(place, self.block, strict=True))
-        whole = Box(start, zyx(a + b for a, b in zip(start, self.block, strict=True)))
-        return Block(index, whole.intersect(Box.of_shape(self.volume)))
+        (z, y, x), (depth, height, width) = self.block, self.volume  # spelled out: there may be a million
+        z0, y0, x0 = index // (ny * nx) * z, index // nx % ny * y, index % nx * x
+        stop = min(z0 + z, depth), min(y0 + y, height), min(x0 + x, width)
+        return Block(index, Box((z0, y0, x0), stop))
 
     def __iter__(self) -> Iterator[Block]:
         return (self[i] for i in range(len(self)))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from distributed import get_worker
 
-from neurovol.blockwise.marker import asked_to_stop, marked, own_address
+from neurovol.blockwise.marker import Slot, own_address
 from neurovol.errors import DiskFull, Failure, UserError
 from neurovol.geometry import Block, Receipt
 
@@ -75,15 +76,16 @@ class Order:
     markers: str = ""  # folder for start markers; none where it is empty
 
 
-class _Stopped(Exception):
-    """The driver wants no further block begun."""
+Begun = tuple[float, Landing]  # when a group was begun, and what is on its way
 
 
 def attempt(task: BlockTask, order: Order) -> list[Attempt]:
     """Run a task on blocks, on a worker; never raises, so that Dask does not judge failures."""
-    threads, worker = _computing(), own_address()
-    begun = [threads.submit(_compute, task, group, order, worker) for group in order.groups]
-    return [result for group, going in zip(order.groups, begun, strict=True) for result in _landed(group, order, going)]
+    outcomes = _computing().submit(_compute, task, order, own_address()).result()
+    results: list[Attempt] = []
+    for group, outcome in zip(order.groups, outcomes, strict=True):
+        results += outcome if isinstance(outcome, list) else _landed(group, order.number, outcome)
+    return results
 
 
 def _computing() -> Executor:
@@ -95,36 +97,51 @@ def _computing() -> Executor:
     return worker.executors[_THREADS]
 
 
-def _compute(task: BlockTask, group: Group, order: Order, worker: str) -> tuple[float, Landing]:
-    """When the group was begun, and what became of it."""
+def _compute(task: BlockTask, order: Order, worker: str) -> list[Begun | list[Attempt]]:
+    """Of each group what is on its way, or how it failed."""
+    marker = Slot.of(order.markers, worker)
+    begin = task.begin if isinstance(task, TogetherTask) else partial(_one_by_one, task)
+    return [_begun(begin, group, order, marker) for group in order.groups]
+
+
+def _one_by_one(task: BlockTask, group: Group) -> Landing:
+    return Landing([task(block) for block in group], _nothing)
+
+
+def _begun(begin: Callable[[Group], Landing], group: Group, order: Order, marker: Slot) -> Begun | list[Attempt]:
     start = time.perf_counter()
-    if asked_to_stop(order.markers):
-        raise _Stopped
-    with marked(order.markers, worker, order.token, group[0].index):
-        if isinstance(task, TogetherTask):
-            return start, task.begin(group)
-        return start, Landing([task(block) for block in group], _nothing)
+    if marker.asked_to_stop():
+        return [Attempt(block, order.number, 0.0, begun=False) for block in group]
+    marker.write(order.token, group[0].index)
+    try:
+        return start, begin(group)
+    except Exception as error:
+        return _told(group, order.number, error)
+    finally:
+        marker.write(order.token, None)
 
 
 def _nothing() -> None:
     """Of what is on disk already."""
 
 
-def _landed(group: Group, order: Order, going: Future[tuple[float, Landing]]) -> list[Attempt]:
-    number = order.number
+def _landed(group: Group, number: int, begun: Begun) -> list[Attempt]:
+    start, landing = begun
     try:
-        start, landing = going.result()
         landing.wait()
-    except _Stopped:
-        return [Attempt(block, number, 0.0, begun=False) for block in group]
-    except UserError as error:
-        return failed(group, number, str(error), hopeless=len(group) == 1)
-    except DiskFull as error:
-        return failed(group, number, str(error), disk_full=True)
-    except Exception:
-        return failed(group, number, traceback.format_exc())
+    except Exception as error:
+        return _told(group, number, error)
     seconds = (time.perf_counter() - start) / len(group)
     return [Attempt(b, number, seconds, receipt) for b, receipt in zip(group, landing.receipts, strict=True)]
+
+
+def _told(group: Group, number: int, error: Exception) -> list[Attempt]:
+    """What a failure comes to, told in text, for what raised it may be large."""
+    if isinstance(error, UserError):
+        return failed(group, number, str(error), hopeless=len(group) == 1)
+    if isinstance(error, DiskFull):
+        return failed(group, number, str(error), disk_full=True)
+    return failed(group, number, "".join(traceback.format_exception(error)))
 
 
 def failed(group: Group, number: int, error: str, *, hopeless: bool = False, disk_full: bool = False) -> list[Attempt]:

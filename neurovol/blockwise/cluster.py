@@ -6,15 +6,21 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from types import TracebackType
+from typing import Protocol
 
 import dask
 from distributed import Client, LocalCluster
 
 from neurovol.errors import Failure
 from neurovol.settings import ClusterSettings
+
+log = logging.getLogger(__name__)
+
+MOST_LOSSES = 3  # of clusters in a row on which no block was done
 
 # Dask has workers give memory back at once; blocks then pay the first touch of fresh pages again and again,
 # which costs copying and encoding half of their speed. A worker keeps what a few blocks need.
@@ -36,6 +42,12 @@ UNHEEDING = "import signal\n\ndef dask_setup(worker):\n    signal.signal(signal.
 THREADS = 2  # of a worker: one computes, one waits for the disk
 MOST_WORKERS = 4  # each holds a network's activations; more by setting
 CONNECT_SECONDS = 20  # that a scheduler has to come back in, too
+
+
+class Work(Protocol):
+    """Does a step, whatever part of it is not done yet."""
+
+    def __call__(self, *, client: Client) -> None: ...
 
 
 class ClusterLost(Failure):
@@ -105,6 +117,54 @@ def _connected(address: str) -> Iterator[Client]:
         raise Failure(f"cluster.address {address}: no scheduler answers there ({error}); is it running?") from None
     with client:
         yield client
+
+
+class Workers:
+    """The workers of one stage at a time, kept while the next wants the same; others where they are lost."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._client: Client | None = None
+        self._settings: ClusterSettings | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stack.__exit__(kind, error, tb)
+
+    def persevere(self, settings: ClusterSettings, step: str, work: Work, done: Callable[[], int]) -> None:
+        """Do what a step has to do; where the cluster is lost, go on with another, as long as anything gets done.
+
+        `done` counts the blocks that are. Raises Failure after MOST_LOSSES clusters in a row on which none was done.
+        """
+        client = self._opened(settings)
+        losses, before = 0, -1
+        while True:
+            try:
+                work(client=client)
+                return
+            except ClusterLost as lost:
+                self._leave()
+                now = done()
+                losses, before = losses + 1 if now == before else 1, now
+                if losses > MOST_LOSSES:
+                    raise Failure(
+                        f"{step}: {lost}, {losses} times with no block done in between; what is finished is kept: "
+                        f"see to the cluster, and run again to go on"
+                    ) from None
+                log.warning("%s: %s; going on with another cluster", step, lost)
+                client = self._opened(settings)
+
+    def _opened(self, settings: ClusterSettings) -> Client:
+        if self._client is None or settings != self._settings:
+            self._leave()
+            self._client, self._settings = self._stack.enter_context(open_client(settings)), settings
+        return self._client
+
+    def _leave(self) -> None:
+        self._client = None
+        self._stack.close()
 
 
 def kill_worker(client: Client, address: str, pid: int) -> None:

@@ -9,8 +9,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,59 +33,50 @@ class Marker:
     worker: str  # its address
 
 
-@dataclass
-class _Slot:
-    """The file of one computing thread."""
+class Slot:
+    """The marker file of one computing thread; of no folder, one that tells nothing."""
 
-    file: Path
-    handle: int
-    worker: str
-    count: int = 0
+    def __init__(self, folder: str, worker: str) -> None:
+        self.folder = folder
+        self._stop = Path(folder, STOP) if folder else None
+        self._about = f'"pid":{os.getpid()},"worker":{json.dumps(worker)}'
+        self._count = 0
+        self._handle = -1
+        file = Path(folder, f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}")
+        with suppress(OSError):  # a marker serves to blame, and fails no block
+            self._handle = os.open(file, os.O_WRONLY | os.O_CREAT, 0o600) if folder else -1
+
+    @classmethod
+    def of(cls, folder: str, worker: str) -> Slot:
+        """This thread's, kept while the folder stays the same."""
+        held: Slot | None = getattr(_mine, "slot", None)
+        if held is None or held.folder != folder:
+            if held is not None:
+                held.close()
+            held = _mine.slot = cls(folder, worker)
+        return held
 
     def write(self, token: str, block: int | None) -> None:
-        record = {"count": self.count, "token": token, "block": block, "pid": os.getpid(), "worker": self.worker}
-        with suppress(OSError):  # a marker serves to blame, and fails no block
-            os.pwrite(self.handle, json.dumps(record).encode().ljust(WIDTH), 0)
+        """Tell that this thread is at a block, the first of those it computes together, or at none."""
+        if self._handle >= 0:
+            self._count += block is not None
+            at = "null" if block is None else block
+            record = f'{{"count":{self._count},"token":"{token}","block":{at},{self._about}}}'
+            with suppress(OSError):
+                os.pwrite(self._handle, record.encode().ljust(WIDTH), 0)
 
+    def asked_to_stop(self) -> bool:
+        """Whether the driver wants no further block begun."""
+        return self._stop is not None and self._stop.exists()
 
-@contextmanager
-def marked(folder: str, worker: str, token: str, block: int) -> Iterator[None]:
-    """Tell that this thread is at a block, until the end of the `with`; nothing where no folder is given."""
-    slot = _slot(Path(folder), worker) if folder else None
-    if slot is None:
-        yield
-        return
-    slot.count += 1
-    slot.write(token, block)
-    try:
-        yield
-    finally:
-        slot.write(token, None)
-
-
-def _slot(folder: Path, worker: str) -> _Slot | None:
-    """This thread's file in a folder; None where it cannot be made."""
-    held: _Slot | None = getattr(_mine, "slot", None)
-    if held is not None and held.file.parent == folder and held.file.exists():
-        return held
-    if held is not None:
-        os.close(held.handle)
-    _mine.slot = None
-    file = folder / f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
-    with suppress(OSError):
-        _mine.slot = _Slot(file, os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), worker)
-    slot: _Slot | None = _mine.slot
-    return slot
+    def close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
 
 
 def own_address() -> str:
     """Of the worker whose task thread this is."""
     return str(get_worker().address)
-
-
-def asked_to_stop(folder: str) -> bool:
-    """Whether the driver wants no further block begun."""
-    return bool(folder) and Path(folder, STOP).exists()
 
 
 def read_markers(folder: Path) -> list[Marker]:

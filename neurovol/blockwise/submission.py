@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 QUEUED = 1  # futures outstanding per worker beside one for each of its threads, so that none idles
 TURN_SECONDS = 0.2  # small blocks are given to a worker as many at a time as take that long
-MOST_AT_A_TIME = 256
+MOST_AT_A_TIME = 1024
 TURNS = 2  # that each thread gets of what is left, at least, so that none waits long for the last
 BACKOFF_S, MOST_BACKOFF_S = 0.25, 30.0
 MOST_LOSSES = 5  # of workers, before a block of theirs was begun

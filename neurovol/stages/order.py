@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from types import TracebackType
 from typing import Literal, Protocol, get_args
 
 from distributed import Client
 
-from neurovol.blockwise.cluster import ClusterLost, cores, open_client
-from neurovol.errors import Failure, UserError
+from neurovol.blockwise.cluster import Workers, cores
+from neurovol.errors import UserError
 from neurovol.progress import Report
 from neurovol.project import State, Step, stale_text, state_of
 from neurovol.settings import ClusterSettings
@@ -28,10 +25,6 @@ from neurovol.stages.report import plan_report, report_project
 from neurovol.stages.segment import plan_baseline, plan_segment, predict_baseline, segment
 from neurovol.stages.steps import BASELINES, Steps
 from neurovol.stages.train import plan_train, train
-
-log = logging.getLogger(__name__)
-
-MOST_LOSSES = 3  # of clusters in a row on which nothing got done
 
 Stage = Literal["convert", "annotate", "pseudolabel", "train", "segment", "evaluate"]
 STAGES: tuple[str, ...] = (*get_args(Stage), "report")
@@ -124,59 +117,18 @@ def perform_all(
     steps: Steps, every: Iterable[Action], redo: set[str], report: Report, begin: Callable[[Action, State], None]
 ) -> None:
     """Do the actions that are not done, in order; `begin` is told of each before it starts."""
-    with _Workers() as workers:
+    with Workers() as workers:
         for action in every:
             state = state_of(action.step)
             again = action.step.name in redo
             begin(action, state)
             if state.kind != "done" or again:
-                _persevere(action, workers, cluster_for(steps, action.step.stage), again, report)
+                settings, work = cluster_for(steps, action.step.stage), partial(action.work, redo=again, report=report)
+                workers.persevere(settings, action.step.name, work, partial(_blocks_done, action.step, again))
 
 
-def _persevere(action: Action, workers: _Workers, settings: ClusterSettings, redo: bool, report: Report) -> None:
-    """Do an action; where the cluster is lost, go on with another, unless nothing at all gets done on them."""
-    client = workers.client(settings)
-    losses, done = 0, -1
-    while True:
-        try:
-            action.work(client=client, redo=redo, report=report)
-            return
-        except ClusterLost as lost:
-            workers.leave()
-            now = state_of(action.step.beside if redo else action.step).done
-            losses, done = losses + 1 if now == done else 1, now
-            if losses > MOST_LOSSES:
-                raise Failure(
-                    f"{action.step.name}: {lost}, {losses} times with no block done in between; what is finished is "
-                    f"kept: see to the cluster, and run again to go on"
-                ) from None
-            log.warning("%s: %s; going on with another cluster", action.step.name, lost)
-            client = workers.client(settings)
-
-
-class _Workers:
-    """The workers of one stage at a time, kept while the next wants the same."""
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._client: Client | None = None
-        self._settings: ClusterSettings | None = None
-
-    def __enter__(self) -> _Workers:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._stack.__exit__(kind, error, tb)
-
-    def client(self, settings: ClusterSettings) -> Client:
-        if self._client is None or settings != self._settings:
-            self.leave()
-            self._client, self._settings = self._stack.enter_context(open_client(settings)), settings
-        return self._client
-
-    def leave(self) -> None:
-        self._client = None
-        self._stack.close()
+def _blocks_done(step: Step, redo: bool) -> int:
+    return state_of(step.beside if redo else step).done
 
 
 def cluster_for(steps: Steps, stage: str) -> ClusterSettings:
