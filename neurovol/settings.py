@@ -186,6 +186,11 @@ class SegmentSettings(Section):
         "auto", description="Arithmetic; auto: the faster in a short trial at start, recorded"
     )
     samples: tuple[Name, ...] | None = Field(None, description="Samples to cover; default all")
+    where: Literal["all", "tissue"] = Field(
+        "all",
+        description='"tissue": only where the mask of conversion has tissue (labels/tissue), which saves the time of '
+        "empty blocks; elsewhere the probability is 0, in scores too. Pseudo-labels are inferred all the same",
+    )
 
 
 class EvaluateSettings(Section):
@@ -281,6 +286,8 @@ class ProjectSettings(Section):
                 raise ValueError(
                     f'{where} names the sample "{name}", which is not declared; declared are {", ".join(names)}'
                 )
+        if self.segment.where == "tissue" and not self.convert.tissue:
+            raise ValueError('segment.where = "tissue" needs the mask that convert.tissue = false leaves out')
         phantoms = {s.name for s in self.samples if s.phantom is not None}
         for a in self.annotations:
             if a.source == "phantom" and a.sample not in phantoms:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import prod
 from pathlib import Path
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from neurovol.blockwise.attempt import BlockTask
 from neurovol.blockwise.ledger import Ledger
 from neurovol.blockwise.runner import Meter, run_blocks
-from neurovol.geometry import Block, BlockGrid, Box, Numbered, Receipt, Zyx, ceil_div, windows
+from neurovol.geometry import Block, BlockGrid, Box, Numbered, Receipt, Window, Zyx, ceil_div, windows
 from neurovol.progress import Report, silent
+from neurovol.stages.skip import NO_TISSUE, Where
 from neurovol.volume.histogram import Counter, rows_counted
 from neurovol.volume.omezarr import VolumeInfo, VolumeReader, VolumeWriter, open_volume
 from neurovol.volume.pyramid import downsample
@@ -40,7 +41,7 @@ class Cover:
     """Probabilities of a kernel over the blocks of a volume, window by window, as uint8 (p = value / 255).
 
     Only `boxes` are computed, the rest of a block is 0. The float32 result equals one pass of the
-    kernel over the whole volume, reflected by the halo (invariant 2).
+    kernel over the whole volume, reflected by the halo (invariant 2), and is 0 wherever `where` does not want it.
     """
 
     reader: VolumeReader
@@ -51,8 +52,12 @@ class Cover:
     window: Zyx
     halo: Zyx
     stride: Zyx
+    where: Where | None = None  # None: everywhere
 
     def __call__(self, block: Block) -> Receipt:
+        if self.where is not None and not any(self.where.touches(b.intersect(block.write)) for b in self.boxes):
+            receipt = self.writer.write(block.write, np.zeros(block.write.shape, np.uint8))
+            return replace(receipt, skipped=NO_TISSUE)
         return self.writer.write(block.write, quantised(self.probabilities(block.write)))
 
     def probabilities(self, box: Box) -> NDArray[np.float32]:
@@ -60,9 +65,15 @@ class Cover:
         result = np.zeros(box.shape, np.float32)
         for region in self.boxes:
             for window in windows(region.intersect(box), self.window, self.halo, self.stride):
-                p = self.kernel(read_reflected(self.reader, window.read, self.volume))
-                result[window.write.within(box)] = p[window.write.within(window.read)]
+                if self.where is None:
+                    result[window.write.within(box)] = self._computed(window)
+                elif self.where.touches(window.write):
+                    result[window.write.within(box)] = self._computed(window) * self.where.read(window.write)
         return result
+
+    def _computed(self, window: Window) -> NDArray[np.float32]:
+        p = self.kernel(read_reflected(self.reader, window.read, self.volume))
+        return p[window.write.within(window.read)]
 
     def window_count(self, blocks: Sequence[Block]) -> int:
         """How many windows the blocks come to."""

@@ -22,6 +22,7 @@ from neurovol.progress import Report, silent
 from neurovol.project import Step, perform, state_of
 from neurovol.stages.cover import Cover, level_blocks, write_levels
 from neurovol.stages.plan import Plan
+from neurovol.stages.skip import tissue_share, where_of
 from neurovol.stages.steps import Steps
 from neurovol.stages.view import SampleView
 from neurovol.volume.omezarr import VolumeReader, VolumeWriter, create_volume, finish_volume, open_volume, sweep_partial
@@ -46,6 +47,7 @@ class Prediction:
     window: Zyx  # as set; rounded up to the network's stride
     precision: Any  # as set: auto, fp32 or bf16
     whole: bool  # the boxes are the whole sample, so every shard exists
+    in_tissue: bool = False  # and nowhere else
 
 
 def spec_of(checkpoint: Checkpoint) -> CNN2DSpec | UNet3DSpec:
@@ -76,6 +78,7 @@ def plan_prediction(steps: Steps, wanted: Prediction, spec: CNN2DSpec | UNet3DSp
     windows = cover.window_count(blocks)
     item = wanted.view.source.dtype.itemsize * len(wanted.view.channels)
     voxels = sum(box.size for box in wanted.boxes)
+    share = tissue_share(wanted.image) if wanted.in_tissue else None
     dtype: DType = "bf16" if candidates(wanted.precision, device())[0].dtype == "bf16" else "fp32"
     state = state_of(wanted.step)
     return Plan(
@@ -87,13 +90,21 @@ def plan_prediction(steps: Steps, wanted: Prediction, spec: CNN2DSpec | UNet3DSp
         read_bytes=windows * prod(read) * item,
         write_bytes=int(voxels * 8 / 7),
         memory_bytes=spec.working_bytes(read, dtype if isinstance(spec, UNet3DSpec) else "fp32") + 5 * prod(shard),
-        voxels=voxels,
+        voxels=round(voxels * (1.0 if share is None else share)),
         pace=f"unet3d {dtype}" if isinstance(spec, UNet3DSpec) else "cnn2d",
         notes=(
             f"windows   of {list(window)}, halo {list(spec.halo)} (reach {list(spec.reach)})",
             f"store     {wanted.step.output}",
+            *_skipping(wanted, share),
         ),
     )
+
+
+def _skipping(wanted: Prediction, share: float | None) -> tuple[str, ...]:
+    if not wanted.in_tissue:
+        return ()
+    known = "its share is known after conversion" if share is None else f"{share:.1%} of the sample"
+    return (f"where     in tissue alone (labels/tissue), {known}; blocks without any are skipped",)
 
 
 def _never(_: Any) -> Any:
@@ -174,4 +185,5 @@ def _task(chosen: dict[str, Any], wanted: Prediction, step: Step, spec: CNN2DSpe
         zyx(chosen["window"]),
         spec.halo,
         spec.stride,
+        where_of(wanted.image) if wanted.in_tissue else None,
     )

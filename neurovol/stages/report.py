@@ -14,7 +14,7 @@ from distributed import Client
 from numpy.typing import NDArray
 
 import neurovol
-from neurovol.blockwise.ledger import Header, Ledger, read_ledger
+from neurovol.blockwise.ledger import Header, Ledger, Record, read_ledger
 from neurovol.geometry import Box, Zyx, zyx
 from neurovol.levels import coarsening
 from neurovol.networks.checkpoint import load_checkpoint
@@ -214,9 +214,15 @@ def _stage_rows(every: Sequence[Step]) -> Iterator[StageRow]:
             len(record.done) if "voxels" in finished else None,
             finished.get("voxels"),
             sum(row.get("attempt", 1) - 1 for row in record.rows.values()),
-            "" if record.finished is not None else "not finished",
+            _note(record),
             tuple(_quarantined(n, record.rows[n]) for n in record.quarantined),
         )
+
+
+def _note(record: Record) -> str:
+    skipped = sum("skipped" in row for row in record.rows.values())
+    notes = ["" if record.finished is not None else "not finished", f"{skipped:,} blocks without tissue skipped"]
+    return ", ".join(note for note in notes[: 1 + (skipped > 0)] if note)
 
 
 def _quarantined(number: int, row: dict[str, Any]) -> QuarantinedBlock:

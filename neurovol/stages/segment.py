@@ -28,6 +28,7 @@ def segmentation(steps: Steps, sample: str) -> Prediction:
         settings.window,
         settings.precision,
         whole=True,
+        in_tissue=steps.masks("segment"),
     )
 
 

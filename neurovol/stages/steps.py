@@ -15,6 +15,7 @@ from neurovol.geometry import Box
 from neurovol.project import Project, Step
 from neurovol.settings import Section
 from neurovol.stages.view import SampleView, opened, plain
+from neurovol.volume.tissue import VERSION as TISSUE_VERSION
 
 # Raised whenever a stage would write other bytes from the same inputs.
 VERSIONS = {"convert": 3, "annotate": 1, "pseudolabel": 1, "train": 1, "segment": 1, "evaluate": 1, "report": 1}
@@ -166,6 +167,10 @@ class Steps:
 
         return weights_sha256(self.checkpoint(method))
 
+    def masks(self, stage: str) -> bool:
+        """Whether a stage predicts in tissue alone."""
+        return stage == "segment" and self.project.settings.segment.where == "tissue"
+
     def segment(self, sample: str) -> Step:
         """The U-Net over a whole sample."""
         return self._prediction("segment", sample, "unet3d_pseudo", f"{sample}", test_boxes=False)
@@ -182,6 +187,8 @@ class Steps:
             "segment.precision": self.project.settings.segment.precision,
             "version": VERSIONS["segment"],
         }
+        if self.masks(stage):  # left out otherwise, so that samples done before it existed stay done
+            inputs |= {"segment.where": "tissue", "tissue.version": TISSUE_VERSION}
         if test_boxes:
             inputs["boxes"] = [b.pairs for b in self.samples[sample].boxes("test")]
         ledger = self.project.ledger(sample, f"{stage}@{model}")
