@@ -31,6 +31,8 @@ examples:
   neurovol convert slices/ slab.ome.zarr --voxel-size 2 0.88 0.88
   neurovol convert ch0/ ch1/ slab.ome.zarr   channels that lie apart, as one volume
   neurovol verify slab.ome.zarr --source slices/ --repair
+  neurovol verify project.toml               all finished volumes against their ledgers
+  neurovol check-blocks project.toml         do blocks or windows show? some faces are computed anew
 
 exit codes: 0 done; 1 something failed, what is finished is kept, run again to go on; 2 something for you to mend.
 """
@@ -63,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("project", type=Path, metavar="PROJECT", help="project file (TOML)")
     _set(status)
     _verify(commands)
+    _check_blocks(commands)
     _phantom(commands)
     return top
 
@@ -126,11 +129,14 @@ def _verify(commands: Any) -> None:
         "verify",
         help="read every chunk of a volume against its checksum, and repair what is damaged",
         description=(
-            "Reads every chunk of a volume that neurovol made, at every level, against its checksum and the "
-            "conversion's ledger, and names each damaged shard. Exit code 1 if any is left."
+            "Reads every chunk of a volume that neurovol made, or of all finished ones of a project, at every level, "
+            "against its checksum and the ledger of the step that made it, and names each damaged shard. Exit code 1 "
+            "if any is left."
         ),
     )
-    command.add_argument("store", type=Path, metavar="STORE", help="an image, label or probability volume (.ome.zarr)")
+    command.add_argument(
+        "store", type=Path, metavar="STORE", help="an image, label or probability volume (.ome.zarr), or a project file"
+    )
     command.add_argument(
         "--source",
         type=Path,
@@ -144,8 +150,27 @@ def _verify(commands: Any) -> None:
     command.add_argument(
         "--repair",
         action="store_true",
-        help="redo damaged shards alone: of level 0 from --source, of other levels from the level below",
+        help="redo damaged shards alone: of level 0 from --source, or with a project file by the step that made them; "
+        "of other levels from the level below",
     )
+
+
+def _check_blocks(commands: Any) -> None:
+    command = commands.add_parser(
+        "check-blocks",
+        help="whether blocks or windows show in finished predictions",
+        description=(
+            "Computes the voxels by some randomly chosen faces between blocks, and between windows, of every finished "
+            "prediction anew, with windows placed otherwise, and tells the largest difference: no more than rounding "
+            "if all is right. Exit code 1 if it is more."
+        ),
+    )
+    command.add_argument("project", type=Path, metavar="PROJECT", help="project file (TOML)")
+    command.add_argument("--sample", metavar="NAME", help="only this sample")
+    command.add_argument("--faces", type=int, default=20, metavar="N", help="of each prediction (default: 20)")
+    command.add_argument("--seed", type=int, default=0, help="same seed, same faces (default: 0)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write every face and what came of it")
+    _set(command)
 
 
 def _phantom(commands: Any) -> None:

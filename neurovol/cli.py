@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,10 @@ from neurovol.arguments import STAGES_OF, parser
 from neurovol.errors import Failure, UserError
 
 if TYPE_CHECKING:
+    from distributed import Client
+
+    from neurovol.progress import Report
+    from neurovol.stages.made import Made
     from neurovol.stages.order import Action
     from neurovol.stages.steps import Steps
 
@@ -132,29 +137,93 @@ def _status(options: argparse.Namespace) -> None:
     print_status(actions(_steps(options.project, options.set)))
 
 
-def _verify_store(options: argparse.Namespace) -> None:
+def _verify(options: argparse.Namespace) -> None:
     from neurovol.blockwise.cluster import cores, open_client
     from neurovol.settings import ClusterSettings
-    from neurovol.stages.verify import damages, original_of, repair, shards_of
     from neurovol.terminal import Bars
+
+    made, left = list(_to_verify(options)), list[str]()
+    with Bars() as bars, open_client(ClusterSettings(workers=cores(), threads=1)) as client:
+        for one in made:
+            try:
+                left += _verify_one(one, options, client, bars.report)
+            except (UserError, Failure) as error:
+                if options.store.suffix != ".toml":
+                    raise
+                left.append(str(error))  # the project's other volumes are read all the same
+                print(f"damaged: {error}")
+    if left:
+        raise Failure(
+            f"{'; '.join(left)}. Mend them with --repair (level 0 of a STORE also needs --source; give a project file "
+            f"for what was made from models), or build them anew"
+        )
+
+
+def _to_verify(options: argparse.Namespace) -> Iterator[Made]:
+    """The finished volumes of a project file, or the one volume named."""
+    from neurovol.stages.made import Made, volumes
+    from neurovol.stages.verify import copying, original_of
+
+    if options.store.suffix == ".toml":
+        if options.source is not None:
+            raise UserError("--source goes with a STORE; a project file names the sources itself")
+        yield from volumes(_steps(options.store, []))
+        return
+    original = None if options.source is None else original_of(options.store, options.source, options.channels)
+    yield Made(
+        str(options.store),
+        options.store,
+        None if original is None else lambda: copying(options.store, original),
+        "only what they were made from can mend: of an image give it as --source, of labels and probabilities give "
+        "the project file in place of STORE; or build the volume anew with --redo",
+        original,
+    )
+
+
+def _verify_one(made: Made, options: argparse.Namespace, client: Client, report: Report) -> list[str]:
+    """Verify a volume, and repair it if that is asked for; what is left damaged, in words."""
+    from neurovol.stages.verify import damages, recorded_count, repair, shards_of
     from neurovol.volume.omezarr import open_volume
 
-    total = sum(map(len, shards_of(open_volume(options.store))))
-    original = None if options.source is None else original_of(options.store, options.source, options.channels)
-    with Bars() as bars, open_client(ClusterSettings(workers=cores(), threads=1)) as client:
-        found = list(damages(client, options.store, original, bars.report))
-        for damage in found:
-            print(f"damaged: {damage}")
-        if found and options.repair:
-            repair(client, options.store, found, original)
-            print(f"repaired {len(found)} of {total} shards; reading all once more")
-            found = list(damages(client, options.store, original, bars.report))
+    total = sum(map(len, shards_of(open_volume(made.path))))
+    found = list(damages(client, made.path, made.original, report))
+    for damage in found:
+        print(f"damaged: {damage}")
+    if found and options.repair:
+        repair(client, made.path, found, made.level_0() if made.level_0 else None, made.way_out)
+        print(f"repaired {len(found)} of {total} shards; reading all once more")
+        found = list(damages(client, made.path, made.original, report))
     if found:
+        return [f"{made.path}: {len(found)} of {total} shards are damaged, the first is {found[0]}"]
+    equal = "" if made.original is None else " and equal to the source"
+    print(f"{made.path}: all {total} shards are whole{equal} ({recorded_count(made.path)} as the ledger recorded)")
+    return []
+
+
+def _check_blocks(options: argparse.Namespace) -> None:
+    from neurovol.stages.checkblocks import check_blocks
+    from neurovol.stages.made import predictions
+    from neurovol.terminal import Bars
+
+    if options.faces < 1:
+        raise UserError(f"--faces {options.faces}: at least one face has to be looked at")
+    steps = _steps(options.project, options.set)
+    names = [steps.project.settings.sample(options.sample).name] if options.sample else list(steps.samples)
+    finished = [wanted for name in names for wanted in predictions(steps, name)]
+    if not finished:
+        raise UserError(f"{options.project}: no prediction is finished yet, so there is nothing to check; run it first")
+    with Bars() as bars:
+        found = [check_blocks(wanted, options.faces, options.seed, bars.report) for wanted in finished]
+    for checked in found:
+        print(checked)
+    if options.json:
+        options.json.write_text(json.dumps([checked.to_json() for checked in found], indent=1) + "\n")
+    wrong = [f"{checked.step}, {checked.worst.face}" for checked in found if not checked.is_right]
+    if wrong:
         raise Failure(
-            f"{options.store}: {len(found)} of {total} shards are damaged, the first is {found[0]}; "
-            f"mend them with --repair (level 0 also needs --source), or build the volume anew"
+            f"blocks or windows show, worst at: {'; '.join(wrong)}. The output is not what one pass of the network "
+            f"would give: see whether `neurovol verify` calls it damaged, and build it anew with --redo"
         )
-    print(f"{options.store}: all {total} shards are whole{'' if original is None else ' and equal to the source'}")
 
 
 def _write_phantom(options: argparse.Namespace) -> None:
@@ -174,7 +243,8 @@ def _write_phantom(options: argparse.Namespace) -> None:
 COMMANDS = {
     **dict.fromkeys(STAGES_OF, _run),
     "status": _status,
-    "verify": _verify_store,
+    "verify": _verify,
+    "check-blocks": _check_blocks,
     "phantom": _write_phantom,
 }
 

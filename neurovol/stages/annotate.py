@@ -67,7 +67,7 @@ def annotate(
         if instances is not None:
             create_volume(instances, channels=None, dtype="uint32", sparse=True, **{**view.layout, "factors": ()})
         blocks = level_blocks(open_volume(step.output, allow_incomplete=True), boxes)
-        task = Annotate(reader, VolumeWriter(str(step.output)), VolumeWriter(str(instances)) if instances else None)
+        task = annotating(reader, step.output)
         with Ledger(step.ledger, Header(step.name, step.inputs, sum(map(len, blocks)))) as ledger:
             write_levels(client, step.output, task, ledger, boxes, how="max", retries=retries, report=report)
             recorded = {"boxes": [b.pairs for b in boxes]}
@@ -82,6 +82,12 @@ def annotate(
     if reader.has_instances:
         _move_in(instances_of(step.beside.output), instances_of(step.output))
         register_label(steps.project.image(sample), f"{role}-instances")
+
+
+def annotating(reader: AnnotationReader, output: Path) -> Annotate:
+    """The task that copies annotations to a label image, and the numbers of single neurons beside it."""
+    instances = VolumeWriter(str(instances_of(output))) if reader.has_instances else None
+    return Annotate(reader, VolumeWriter(str(output)), instances)
 
 
 def _move_in(beside: Path, place: Path) -> None:

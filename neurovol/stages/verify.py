@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
-from neurovol.blockwise.attempt import BlockTask
+from neurovol.blockwise.attempt import Attempt, BlockTask
 from neurovol.blockwise.ledger import Record, read_ledger
 from neurovol.blockwise.runner import settled
 from neurovol.errors import Failure, UserError
@@ -83,12 +85,20 @@ class Damage:
         return f"{self.file} (level {self.level}, z, y, x {[list(p) for p in self.block.write.pairs]}): {self.what}"
 
 
-def conversion_record(store: Path) -> Record | None:
-    """The ledger of the conversion that made an image, where it lies beside it."""
-    if open_volume(store).channels is None:
-        return None  # labels or probabilities
-    beside = store.absolute().with_name(f"{store.name}.convert.jsonl")
-    return read_ledger(beside) or read_ledger(store.absolute().parent / "ledgers" / "convert.jsonl")
+def record_of(store: Path) -> Record | None:
+    """The finished ledger of the step that made a volume, where it lies as a project or a single conversion has it."""
+    store = store.absolute()
+    if store.parent.name == "labels":
+        places = [store.parent.parent.parent / "ledgers" / f"annotate-{store.name}.jsonl"]
+    elif "@" in store.name:
+        model, folder = store.name.removesuffix(".ome.zarr").partition("@")[2], store.parent / "ledgers"
+        of_test = model.endswith(".test")
+        stages = ("evaluate",) if of_test else ("segment", "pseudolabel")
+        places = [folder / f"{stage}@{model.removesuffix('.test')}.jsonl" for stage in stages]
+    else:
+        places = [store.with_name(f"{store.name}.convert.jsonl"), store.parent / "ledgers" / "convert.jsonl"]
+    records = (read_ledger(place) for place in places)
+    return next((record for record in records if record is not None and record.finished is not None), None)
 
 
 def check_is_original(store: Path, original: Original, record: Record | None) -> None:
@@ -121,24 +131,37 @@ def shards_of(info: VolumeInfo) -> list[list[Block]]:
 
 def damages(client: Client, store: Path, original: Original | None = None, report: Report = silent) -> Iterator[Damage]:
     """Every damaged shard of a finished volume, all levels; as they are found."""
-    info, record = open_volume(store), conversion_record(store)
-    shards = shards_of(info)
-    total, done = sum(map(len, shards)), 0
-    for level, blocks in enumerate(shards):
+    info, record = open_volume(store), record_of(store)
+    shards, firsts = shards_of(info), accumulate(map(len, grids(info)), initial=0)
+    total, done, voxels, start = sum(map(len, shards)), 0, 0, time.monotonic()
+    for level, (first, blocks) in enumerate(zip(firsts, shards, strict=False)):
         task = Check(VolumeReader(str(store), level), None if level else original)
         for result in settled(client, task, blocks, retries=0):
             done += 1
-            report(Progress(f"verify {store.name}", done, total, "shards", done, 0.0, 0))
-            what = result.last_line if result.error else _unlike_record(record, level, result.block, result.crc32c)
+            voxels += result.block.write.size
+            report(Progress(f"verify {store.name}", done, total, "shards", done, time.monotonic() - start, voxels))
+            what = result.last_line if result.error else _unlike_record(record, first + result.block.index, result)
             if what:
                 yield Damage(level, result.block, _file(info, level, result.block), what)
 
 
-def _unlike_record(record: Record | None, level: int, block: Block, crc32c: int | None) -> str:
-    """What is wrong by the ledger's checksum, which tells whole but foreign voxels too; nothing if all is well."""
-    row = record.rows.get(block.index, {}) if record is not None and level == 0 else {}
-    if row.get("state") == "done" and row["crc32c"] != crc32c:
-        return f"its voxels have the checksum {crc32c}, the ledger recorded {row['crc32c']}"
+def recorded_count(store: Path) -> int:
+    """How many of a volume's shards have their checksum in a ledger; levels made with level 0 have none there."""
+    info, record = open_volume(store), record_of(store)
+    if record is None:
+        return 0
+    firsts = accumulate(map(len, grids(info)), initial=0)
+    return sum(n + b.index in record.done for n, blocks in zip(firsts, shards_of(info), strict=False) for b in blocks)
+
+
+def _unlike_record(record: Record | None, number: int, result: Attempt) -> str:
+    """What is wrong by the ledger's checksum, which tells whole but foreign voxels too; nothing if all is well.
+
+    Levels that are written with the one below have no rows of their own.
+    """
+    row = record.rows.get(number, {}) if record is not None else {}
+    if row.get("state") == "done" and row["crc32c"] != result.crc32c:
+        return f"its voxels have the checksum {result.crc32c}, the ledger recorded {row['crc32c']}"
     return ""
 
 
@@ -146,37 +169,37 @@ def _file(info: VolumeInfo, level: int, block: Block) -> Path:
     return info.shard_file(level, Box(block.write.start, block.write.start).downsampled(info.shard(level)).start)
 
 
-def repair(client: Client, store: Path, damaged: Sequence[Damage], original: Original | None) -> None:
-    """Redo the damaged shards: of level 0 from the source, of others from the level below.
+def repair(client: Client, store: Path, damaged: Sequence[Damage], level_0: BlockTask | None, way_out: str) -> None:
+    """Redo the damaged shards: of level 0 by the task that writes them, of others from the level below.
 
-    UserError where level 0 is damaged and no source given; Failure where a shard cannot be redone.
+    UserError, which tells the way out, where level 0 is damaged and no task is given; Failure where a shard cannot be
+    redone.
     """
-    if original is None and any(d.level == 0 for d in damaged):
-        raise UserError(
-            f"{store}: shards of level 0 are damaged, which only their source can mend: give it as --source, "
-            f"or build the volume anew with --redo"
-        )
+    if level_0 is None and any(d.level == 0 for d in damaged):
+        raise UserError(f"{store}: shards of level 0 are damaged, which {way_out}")
     sweep_partial(store)
     for level in sorted({d.level for d in damaged}):
         blocks = [d.block for d in damaged if d.level == level]
-        for result in settled(client, _mender(store, level, original), blocks, retries=0):
+        task = level_0 if level == 0 and level_0 is not None else _from_below(store, level)
+        for result in settled(client, task, blocks, retries=0):
             if result.error is not None:
                 raise Failure(f"{store}: level {level} could not be repaired: {result.last_line}")
 
 
-def _mender(store: Path, level: int, original: Original | None) -> BlockTask:
+def _from_below(store: Path, level: int) -> Downsample:
     info = open_volume(store)
-    writer = VolumeWriter(str(store), level)
-    if level == 0:
-        assert original is not None  # checked by repair
-        return Copy(original, writer)
     below, shape = VolumeReader(str(store), level - 1), info.level_shape(level - 1)
-    return Downsample(below, writer, shape, info.factors[level - 1], downsampling_of(store))
+    return Downsample(below, VolumeWriter(str(store), level), shape, info.factors[level - 1], downsampling_of(store))
+
+
+def copying(store: Path, original: Original) -> Copy:
+    """The task that writes level 0 of an image anew."""
+    return Copy(original, VolumeWriter(str(store)))
 
 
 def original_of(store: Path, sources: Sequence[Path], channels: Sequence[int] | None) -> Original:
     """What an image is said to have come from, checked as far as shape and ledger tell."""
-    info, record = open_volume(store), conversion_record(store)
+    info, record = open_volume(store), record_of(store)
     if info.channels is None:
         raise UserError(f"{store}: is no image but labels or probabilities, which no source can be compared with")
     recorded = record.header.inputs["channels"] if record is not None else range(info.channels)

@@ -7,6 +7,7 @@ import pytest
 import tifffile
 
 from neurovol.cli import main
+from neurovol.geometry import Box
 from neurovol.volume.omezarr import VolumeWriter, open_volume
 from tests.tiny import contents
 
@@ -44,7 +45,7 @@ SPOILS = {"a flipped byte": flip, "a deleted shard": Path.unlink, "a truncated s
 
 def test_a_whole_volume_is_called_whole(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(store, "--source", str(store.parent / "raw/s.tif")) == 0
-    assert "all 27 shards are whole and equal to the source" in capsys.readouterr().out
+    assert "all 27 shards are whole and equal to the source (27 as the ledger recorded)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("spoil", SPOILS)
@@ -83,8 +84,6 @@ def test_whole_but_foreign_voxels_are_told_by_the_ledger_and_by_the_source(
     info = open_volume(store)
     box_shape = info.shard(0)
     foreign = np.ones((1, *box_shape), np.uint16)
-    from neurovol.geometry import Box
-
     VolumeWriter(str(store)).write(Box.of_shape(box_shape), foreign)
     assert verify(store) == 1
     assert "the ledger recorded" in capsys.readouterr().out
@@ -117,3 +116,49 @@ def test_labels_and_probabilities_are_verified_too(copied: Path, capsys: pytest.
     assert verify(stores[0]) == 1
     assert verify(stores[0], "--source", "x.tif") == 2
     assert "labels or probabilities" in capsys.readouterr().err
+
+
+def test_a_project_is_verified_whole_and_repaired_by_the_steps_that_made_it(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = copied.parent / "stores/tiny/samples/a"
+    assert verify(copied) == 0
+    said = capsys.readouterr().out
+    volumes = [sample / "image.ome.zarr", sample / "image.ome.zarr/labels/train", *sample.glob("*@*.ome.zarr")]
+    assert all(f"{volume}: all" in said for volume in volumes)
+    assert said.count("whole (0 as the ledger recorded)") == 2  # the tissue masks have no ledgers
+    before = {volume: contents(volume) for volume in volumes}
+    for volume in volumes:
+        flip(open_volume(volume).shard_file(0, (0, 0, 0)))
+    assert verify(copied) == 1
+    told = capsys.readouterr()
+    assert all(f"{volume}: 1 of" in told.err for volume in volumes)
+    assert verify(copied, "--repair") == 0
+    assert {volume: contents(volume) for volume in volumes} == before
+
+
+def test_foreign_probabilities_are_told_by_the_ledger_at_every_level(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (volume,) = copied.parent.glob("stores/tiny/samples/a/unet3d@*.ome.zarr")
+    info = open_volume(volume)
+    level = info.fused + 1  # the first whose blocks are of its own
+    box = Box.of_shape(info.level_shape(level)).intersect(Box.of_shape(info.shard(level)))
+    VolumeWriter(str(volume), level).write(box, np.full(box.shape, 7, np.uint8))
+    assert verify(volume) == 1
+    assert "the ledger recorded" in capsys.readouterr().out
+    assert verify(volume, "--repair") == 0
+
+
+def test_a_volume_that_is_lost_keeps_no_other_from_being_read(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples = copied.parent / "stores/tiny/samples"
+    lost = [samples / "a/image.ome.zarr/zarr.json", *samples.glob("a/unet3d@*.ome.zarr/zarr.json")]
+    for file in lost:
+        file.unlink()
+    (damaged,) = samples.glob("b/unet3d@unet3d_pseudo*.ome.zarr")
+    flip(open_volume(damaged).shard_file(0, (0, 0, 0)))
+    assert verify(copied) == 1
+    told = capsys.readouterr()
+    assert all(str(file.parent) in told.err for file in lost)
+    assert f"{damaged}: 1 of" in told.err
+    assert f"{samples / 'b/image.ome.zarr'}: all 16 shards are whole (8 as the ledger recorded)" in told.out
