@@ -238,6 +238,15 @@ def windows(region: Box, window: Zyx, halo: Zyx, stride: Zyx) -> Iterator[Window
         yield Window(write, write.aligned(stride).grown(halo))
 
 
+def window_count(region: Box, window: Zyx, stride: Zyx) -> int:
+    """How many windows cover `region`, see `windows`.
+
+    >>> window_count(Box((0, 3, 0), (8, 9, 5)), (8, 4, 4), (1, 2, 2))
+    4
+    """
+    return prod(ceil_div(region.aligned(stride).shape, window)) if region.size else 0
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """The unit of scheduling, retry and record: whole shards of what it writes."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from math import prod
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from neurovol.blockwise.attempt import BlockTask
 from neurovol.blockwise.ledger import Ledger
 from neurovol.blockwise.runner import Meter, run_blocks
-from neurovol.geometry import Block, BlockGrid, Box, Numbered, Receipt, Window, Zyx, ceil_div, windows
+from neurovol.geometry import Block, BlockGrid, Box, Numbered, Receipt, Window, Zyx, ceil_div, window_count, windows
 from neurovol.progress import Report, silent
 from neurovol.stages.skip import NO_TISSUE, Where
 from neurovol.volume.histogram import Counter, rows_counted
@@ -55,21 +54,30 @@ class Cover:
     where: Where | None = None  # None: everywhere
 
     def __call__(self, block: Block) -> Receipt:
-        if self.where is not None and not any(self.where.touches(b.intersect(block.write)) for b in self.boxes):
+        where = self.where and self.where.held(block.write)
+        if where is not None and not any(where.touches(b.intersect(block.write)) for b in self.boxes):
             receipt = self.writer.write(block.write, np.zeros(block.write.shape, np.uint8))
             return replace(receipt, skipped=NO_TISSUE)
-        return self.writer.write(block.write, quantised(self.probabilities(block.write)))
+        values = np.zeros(block.write.shape, np.uint8)  # a block may be large: it is never held as float32
+        for write, p in replace(self, where=where)._parts(block.write):
+            values[write.within(block.write)] = quantised(p)
+        return self.writer.write(block.write, values)
 
     def probabilities(self, box: Box) -> NDArray[np.float32]:
         """float32 (z, y, x) of a box, before rounding."""
         result = np.zeros(box.shape, np.float32)
+        for write, p in self._parts(box):
+            result[write.within(box)] = p
+        return result
+
+    def _parts(self, box: Box) -> Iterator[tuple[Box, NDArray[np.float32]]]:
+        """What of a box is not 0, window by window."""
         for region in self.boxes:
             for window in windows(region.intersect(box), self.window, self.halo, self.stride):
                 if self.where is None:
-                    result[window.write.within(box)] = self._computed(window)
+                    yield window.write, self._computed(window)
                 elif self.where.touches(window.write):
-                    result[window.write.within(box)] = self._computed(window) * self.where.read(window.write)
-        return result
+                    yield window.write, self._computed(window) * self.where.read(window.write)
 
     def _computed(self, window: Window) -> NDArray[np.float32]:
         p = self.kernel(read_reflected(self.reader, window.read, self.volume))
@@ -77,12 +85,8 @@ class Cover:
 
     def window_count(self, blocks: Sequence[Block]) -> int:
         """How many windows the blocks come to."""
-        cells = (
-            ceil_div(region.intersect(b.write).aligned(self.stride).shape, self.window)
-            for b in blocks
-            for region in self.boxes
-        )
-        return sum(prod(counts) for counts in cells)
+        regions = (region.intersect(block.write) for block in blocks for region in self.boxes)
+        return sum(window_count(region, self.window, self.stride) for region in regions)
 
 
 def quantised(p: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -20,9 +20,17 @@ from neurovol.stages.convert import convert, plan_convert
 from neurovol.stages.copying import copiers
 from neurovol.stages.evaluate import evaluate, plan_evaluate
 from neurovol.stages.plan import Plan
-from neurovol.stages.pseudolabel import learn_cnn2d, plan_learn, plan_pseudolabel, pseudolabel
+from neurovol.stages.pseudolabel import check_pseudolabel, learn_cnn2d, plan_learn, plan_pseudolabel, pseudolabel
 from neurovol.stages.report import plan_report, report_project
-from neurovol.stages.segment import plan_baseline, plan_segment, predict_baseline, segment
+from neurovol.stages.segment import (
+    check_baseline,
+    check_segment,
+    need_mask,
+    plan_baseline,
+    plan_segment,
+    predict_baseline,
+    segment,
+)
 from neurovol.stages.steps import BASELINES, Steps
 from neurovol.stages.train import plan_train, train
 
@@ -44,6 +52,7 @@ class Action:
     plan: Callable[[], list[Plan]]
     work: Work
     sample: str | None = None  # None where the step is the whole project's
+    check: Callable[[], None] | None = None  # refuses, before hours of other steps, what the workers cannot do
 
 
 def actions(steps: Steps) -> list[Action]:
@@ -69,18 +78,19 @@ def _learning(steps: Steps) -> Iterator[Action]:
     yield Action(steps.learn_cnn2d(), partial(plan_learn, steps), partial(learn_cnn2d, steps))
     for name in steps.to_learn_from:
         plan, work = partial(plan_pseudolabel, steps, name), partial(pseudolabel, steps, name)
-        yield Action(steps.pseudolabel(name), plan, work, name)
+        yield Action(steps.pseudolabel(name), plan, work, name, partial(check_pseudolabel, steps, name))
     for method in steps.unets:
         yield Action(steps.learn_unet3d(method), partial(plan_train, steps, method), partial(train, steps, method))
 
 
 def _prediction(steps: Steps) -> Iterator[Action]:
     for name in steps.to_cover:
-        yield Action(steps.segment(name), partial(plan_segment, steps, name), partial(segment, steps, name), name)
+        plan, work = partial(plan_segment, steps, name), partial(segment, steps, name)
+        yield Action(steps.segment(name), plan, work, name, partial(check_segment, steps, name))
     tested = steps.with_role("test")
     for name, method in product(tested, BASELINES) if steps.trains else ():
         plan, work = partial(plan_baseline, steps, name, method), partial(predict_baseline, steps, name, method)
-        yield Action(steps.baseline(name, method), plan, work, name)
+        yield Action(steps.baseline(name, method), plan, work, name, partial(check_baseline, steps, name, method))
     if tested:
         yield Action(steps.evaluate(), partial(plan_evaluate, steps), partial(evaluate, steps))
 
@@ -117,6 +127,11 @@ def perform_all(
     steps: Steps, every: Iterable[Action], redo: set[str], report: Report, begin: Callable[[Action, State], None]
 ) -> None:
     """Do the actions that are not done, in order; `begin` is told of each before it starts."""
+    every = list(every)
+    _refuse_without_masks(steps, every, redo)
+    for action in every:
+        if action.check is not None and state_of(action.step).kind != "done":
+            action.check()
     with Workers() as workers:
         for action in every:
             state = state_of(action.step)
@@ -125,6 +140,16 @@ def perform_all(
             if state.kind != "done" or again:
                 settings, work = cluster_for(steps, action.step.stage), partial(action.work, redo=again, report=report)
                 workers.persevere(settings, action.step.name, work, partial(_blocks_done, action.step, again))
+
+
+def _refuse_without_masks(steps: Steps, every: Iterable[Action], redo: set[str]) -> None:
+    """Before hours of training, not after: a sample that stays as it was converted must have the mask it will need."""
+    for action in every:
+        if action.step.stage == "segment" and action.sample is not None:
+            convert, again = steps.convert(action.sample), action.step.name in redo
+            stays = state_of(convert).kind == "done" and convert.name not in redo
+            if stays and (again or state_of(action.step).kind != "done"):
+                need_mask(steps, action.sample)
 
 
 def _blocks_done(step: Step, redo: bool) -> int:

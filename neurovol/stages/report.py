@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import islice
@@ -220,9 +221,10 @@ def _stage_rows(every: Sequence[Step]) -> Iterator[StageRow]:
 
 
 def _note(record: Record) -> str:
-    skipped = sum("skipped" in row for row in record.rows.values())
-    notes = ["" if record.finished is not None else "not finished", f"{skipped:,} blocks without tissue skipped"]
-    return ", ".join(note for note in notes[: 1 + (skipped > 0)] if note)
+    """Whether a stage is not finished, and how many blocks it skipped for which reason."""
+    skipped = Counter(row["skipped"] for row in record.rows.values() if "skipped" in row)
+    notes = [f"{count:,} blocks skipped: {why}" for why, count in sorted(skipped.items())]
+    return "; ".join(["not finished"] * (record.finished is None) + notes)
 
 
 def _quarantined(number: int, row: dict[str, Any]) -> QuarantinedBlock:

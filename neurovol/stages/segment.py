@@ -12,7 +12,8 @@ from neurovol.networks.unet3d import UNet3DSpec
 from neurovol.progress import Report, silent
 from neurovol.project import state_of
 from neurovol.stages.plan import Plan
-from neurovol.stages.predict import Prediction, plan_prediction, predict
+from neurovol.stages.predict import Prediction, plan_prediction, predict, window_planned
+from neurovol.stages.skip import mask_fault
 from neurovol.stages.steps import Steps
 
 
@@ -29,6 +30,7 @@ def segmentation(steps: Steps, sample: str) -> Prediction:
         settings.precision,
         whole=True,
         in_tissue=steps.masks("segment"),
+        above=settings.above,
     )
 
 
@@ -73,9 +75,20 @@ def plan_baseline(steps: Steps, sample: str, method: str) -> list[Plan]:
     return [plan_prediction(steps, baseline(steps, sample, method), spec)]
 
 
+def check_segment(steps: Steps, sample: str) -> None:
+    """Refuse windows that workers have not the memory for."""
+    window_planned(steps, segmentation(steps, sample), unet_spec(steps))
+
+
+def check_baseline(steps: Steps, sample: str, method: str) -> None:
+    """Refuse windows that workers have not the memory for."""
+    window_planned(steps, baseline(steps, sample, method), cnn_spec(steps) if method == "cnn2d" else unet_spec(steps))
+
+
 def segment(steps: Steps, sample: str, *, client: Client, redo: bool = False, report: Report = silent) -> None:
     """Write the probability volume of a whole sample."""
     need(steps, "unet3d_pseudo", sample)
+    need_mask(steps, sample)
     predict(steps, segmentation(steps, sample), client=client, redo=redo, report=report)
 
 
@@ -105,3 +118,11 @@ def need_image(steps: Steps, sample: str) -> None:
             f"{steps.project.image(sample)}: the sample is not converted yet; "
             "run `neurovol convert` first, or `neurovol run` for everything"
         )
+
+
+def need_mask(steps: Steps, sample: str) -> None:
+    """Refuse to segment a converted sample in tissue alone where none can be told, and say what mends it."""
+    if steps.masks("segment") and (
+        fault := mask_fault(steps.project.image(sample), steps.project.settings.segment.above)
+    ):
+        raise UserError(fault)

@@ -189,6 +189,8 @@ class Steps:
         }
         if self.masks(stage):  # left out otherwise, so that samples done before it existed stay done
             inputs |= {"segment.where": "tissue", "tissue.version": TISSUE_VERSION}
+            if (above := self.project.settings.segment.above) is not None:
+                inputs["segment.above"] = above
         if test_boxes:
             inputs["boxes"] = [b.pairs for b in self.samples[sample].boxes("test")]
         ledger = self.project.ledger(sample, f"{stage}@{model}")

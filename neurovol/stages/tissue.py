@@ -49,27 +49,47 @@ RULE = (
 
 
 @dataclass(frozen=True)
-class MaskTissue:
-    """Masks one block of a level; outside the volume there is no tissue."""
+class Thresholded:
+    """The mask of a level of an image, made as it is read; outside the volume there is no tissue."""
 
     reader: VolumeReader
-    writer: VolumeWriter
     volume: Zyx
     voxel_size_um: tuple[float, float, float]
-    thresholds: tuple[int, ...]
+    thresholds: tuple[float, ...]  # per channel
 
-    def __call__(self, block: Block) -> Receipt:
-        mask = np.zeros(block.write.shape, np.uint8)
-        for window in windows(block.write, PIECE, tissue_halo(self.voxel_size_um), (1, 1, 1)):
-            found = tissue_mask(self._read(window.read), self.thresholds, self.voxel_size_um)
-            mask[window.write.within(block.write)] = found[window.write.within(window.read)]
-        return self.writer.write(block.write, mask)
+    def read(self, box: Box) -> NDArray[np.uint8]:
+        """(z, y, x) of a box in the volume, 1 where there is tissue; the same however a volume is cut into boxes."""
+        mask = np.zeros(box.shape, np.uint8)
+        for window in windows(box, PIECE, tissue_halo(self.voxel_size_um), (1, 1, 1)):
+            found = tissue_mask(self._image(window.read), self.thresholds, self.voxel_size_um)
+            mask[window.write.within(box)] = found[window.write.within(window.read)]
+        return mask
 
-    def _read(self, box: Box) -> NDArray[Any]:
+    def _image(self, box: Box) -> NDArray[Any]:
         """(c, z, y, x) of a box that may leave the volume, 0 there."""
         inside = box.intersect(Box.of_shape(self.volume))
         missing = zip(box.pairs, inside.pairs, strict=True)
         return np.pad(self.reader.read(inside), [(0, 0), *((a - start, stop - b) for (start, stop), (a, b) in missing)])
+
+
+def thresholded(
+    info: VolumeInfo, level: int, thresholds: Sequence[float], *, allow_incomplete: bool = False
+) -> Thresholded:
+    """The mask of a level of an image."""
+    z, y, x = (s * f for s, f in zip(info.voxel_size_um, coarsening(info.factors[:level]), strict=True))
+    reader = VolumeReader(str(info.path), level, allow_incomplete)
+    return Thresholded(reader, info.level_shape(level), (z, y, x), tuple(thresholds))
+
+
+@dataclass(frozen=True)
+class MaskTissue:
+    """Masks one block of a level."""
+
+    mask: Thresholded
+    writer: VolumeWriter
+
+    def __call__(self, block: Block) -> Receipt:
+        return self.writer.write(block.write, self.mask.read(block.write))
 
 
 def write_tissue(client: Client, store: Path, retries: int) -> dict[str, Any]:
@@ -80,15 +100,21 @@ def write_tissue(client: Client, store: Path, retries: int) -> dict[str, Any]:
     info = open_volume(store, allow_incomplete=True)
     level = tissue_level(info.shape, info.voxel_size_um, info.factors)
     coarser, shape, path = coarsening(info.factors[:level]), info.level_shape(level), tissue_path(store)
-    z, y, x = (s * f for s, f in zip(info.voxel_size_um, coarser, strict=True))
     thresholds = _thresholds(info, level)
+    made = thresholded(info, level, thresholds, allow_incomplete=True)
     remove_tissue(store)
     shard = fitted_shard(shape, CHUNK, SHARD)
     create_volume(
-        path, shape=shape, channels=None, dtype="uint8", voxel_size_um=(z, y, x), chunk=CHUNK, shard=shard, factors=()
+        path,
+        shape=shape,
+        channels=None,
+        dtype="uint8",
+        voxel_size_um=made.voxel_size_um,
+        chunk=CHUNK,
+        shard=shard,
+        factors=(),
     )
-    reader = VolumeReader(str(store), level, allow_incomplete=True)
-    task = MaskTissue(reader, VolumeWriter(str(path)), shape, (z, y, x), thresholds)
+    task = MaskTissue(made, VolumeWriter(str(path)))
     for result in settled(client, task, list(BlockGrid(shape, shard, shard)), retries):
         if result.crc32c is None:
             raise Failure(
@@ -101,7 +127,7 @@ def write_tissue(client: Client, store: Path, retries: int) -> dict[str, Any]:
         "coarser": list(coarser),
         "thresholds": list(thresholds),
         "rule": RULE,
-        "closing_um": closing_um((z, y, x)),
+        "closing_um": closing_um(made.voxel_size_um),
         "margin_voxels": MARGIN,
         "version": VERSION,
         "share": round(tissue_fraction(mask, shape, coarser, Box.of_shape(info.shape)), 6),
