@@ -134,7 +134,10 @@ class PseudolabelSettings(Section):
         '"corrected" shifts the log-odds back to the annotated share, "balanced" does not',
     )
     seed: int = Field(0, ge=0, description="Same seed, same network")
-    window: PositiveZyx = Field((4, 128, 128), description="Voxels inferred at once")
+    window: PositiveZyx | None = Field(
+        None,
+        description="Voxels inferred at once; default what reads least for a block, within cluster.allowed_bytes",
+    )
     boxes: tuple[TrainingBox, ...] = Field((), description="Further training boxes, without annotations of their own")
     whole_samples: bool = Field(False, description="Infer whole samples rather than the training boxes")
 
@@ -181,7 +184,11 @@ class SegmentSettings(Section):
     """The U-Net over whole samples, window by window."""
 
     checkpoint: FilePath | None = Field(None, description="A trained model's folder, in place of training")
-    window: PositiveZyx = Field((64, 128, 128), description="Voxels written per window; its read is larger by the halo")
+    window: PositiveZyx | None = Field(
+        None,
+        description="Voxels written per window, whose read is larger by the halo; default what reads least for a "
+        "block, within cluster.allowed_bytes",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Arithmetic; auto: the faster in a short trial at start, recorded"
     )
@@ -189,8 +196,22 @@ class SegmentSettings(Section):
     where: Literal["all", "tissue"] = Field(
         "all",
         description='"tissue": only where the mask of conversion has tissue (labels/tissue), which saves the time of '
-        "empty blocks; elsewhere the probability is 0, in scores too. Pseudo-labels are inferred all the same",
+        "empty blocks; elsewhere the probability is 0, which is background, in scores too. Pseudo-labels and "
+        "baselines are inferred all the same",
     )
+    above: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description='With where = "tissue": the intensity above which a voxel at the mask\'s level is tissue, in any '
+        "channel, in the image's own units and in place of what conversion found; needs no mask of conversion",
+    )
+
+    @model_validator(mode="after")
+    def _above_in_tissue(self) -> SegmentSettings:
+        if self.above is not None and self.where == "all":
+            raise ValueError(f'`above` = {self.above:g} says what tissue is; it goes with where = "tissue"')
+        return self
 
 
 class EvaluateSettings(Section):
@@ -216,6 +237,12 @@ class ClusterSettings(Section):
         None, ge=1, description="Threads that a worker's arithmetic uses; default the cores shared among the workers"
     )
     retries: int = Field(2, ge=0, description="Further attempts at a block that fails, before it is quarantined")
+    allowed_bytes: int | None = Field(
+        None,
+        ge=500_000_000,
+        description="Memory of predictions, all their workers together; default half of this machine's. Windows are "
+        "chosen by it, and refused beyond it; a conversion has its own, convert.allowed_bytes",
+    )
 
     @model_validator(mode="after")
     def _address_where_needed(self) -> ClusterSettings:
@@ -286,8 +313,11 @@ class ProjectSettings(Section):
                 raise ValueError(
                     f'{where} names the sample "{name}", which is not declared; declared are {", ".join(names)}'
                 )
-        if self.segment.where == "tissue" and not self.convert.tissue:
-            raise ValueError('segment.where = "tissue" needs the mask that convert.tissue = false leaves out')
+        if self.segment.where == "tissue" and self.segment.above is None and not self.convert.tissue:
+            raise ValueError(
+                'segment.where = "tissue" needs the mask that convert.tissue = false leaves out; set convert.tissue = '
+                "true, or give the intensity of tissue as segment.above"
+            )
         phantoms = {s.name for s in self.samples if s.phantom is not None}
         for a in self.annotations:
             if a.source == "phantom" and a.sample not in phantoms:

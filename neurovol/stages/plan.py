@@ -33,6 +33,7 @@ class Plan:
     write_bytes: int = 0
     memory_bytes: int = 0
     memory_of: str = "per worker"
+    memory_terms: str = ""  # what it is needed for, where memory_bytes has the libraries in it
     voxels: int = 0
     pace: str = ""  # which figure of PACE the hours are estimated from
     notes: tuple[str, ...] = field(default=())
@@ -51,7 +52,9 @@ class Plan:
             facts.append(f"  windows   {self.windows:,}")
         if self.read_bytes or self.write_bytes:
             facts.append(f"  data      reads {_bytes(self.read_bytes)}, writes at most {_bytes(self.write_bytes)}")
-        if self.memory_bytes:
+        if self.memory_terms:
+            facts.append(f"  memory    {_bytes(self.memory_bytes)} a worker: {self.memory_terms}")
+        elif self.memory_bytes:
             facts.append(f"  memory    about {_bytes(self.memory_bytes)} {self.memory_of} beside the libraries' own")
         if self.seconds is not None and self.state != "done":
             facts.append(f"  time      about {duration(self.seconds)} at {PACE[self.pace] / 1e6:g} million voxels/s")

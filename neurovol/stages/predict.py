@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -11,18 +12,19 @@ import torch
 from distributed import Client
 
 from neurovol.blockwise.ledger import Header, Ledger, read_ledger
-from neurovol.geometry import BlockGrid, Box, Zyx, check_halo, round_up, zyx
+from neurovol.geometry import Block, BlockGrid, Box, Zyx, check_halo, round_up, zyx
 from neurovol.levels import fitted_shard
 from neurovol.networks.checkpoint import Checkpoint, check_matches, load_checkpoint
 from neurovol.networks.cnn2d import CNN2DKernel, CNN2DSpec
 from neurovol.networks.normalise import Normalisation
-from neurovol.networks.precision import DType, Precision, candidates, choose_precision
+from neurovol.networks.precision import Precision, candidates, choose_precision
 from neurovol.networks.unet3d import UNet3D, UNet3DKernel, UNet3DSpec, fused
 from neurovol.progress import Report, silent
 from neurovol.project import Step, perform, state_of
 from neurovol.stages.cover import Cover, level_blocks, write_levels
+from neurovol.stages.memory import Demand, Room, check_window, extent_of, fitting_window, room_for
 from neurovol.stages.plan import Plan
-from neurovol.stages.skip import tissue_share, where_of
+from neurovol.stages.skip import Wanted, mask_fault, wanted_of, where_of
 from neurovol.stages.steps import Steps
 from neurovol.stages.view import SampleView
 from neurovol.volume.omezarr import VolumeReader, VolumeWriter, create_volume, finish_volume, open_volume, sweep_partial
@@ -44,10 +46,11 @@ class Prediction:
     image: Path
     checkpoint: Path
     boxes: tuple[Box, ...]
-    window: Zyx  # as set; rounded up to the network's stride
+    window: Zyx | None  # as set; rounded up to the network's stride. None: what fits
     precision: Any  # as set: auto, fp32 or bf16
     whole: bool  # the boxes are the whole sample, so every shard exists
     in_tissue: bool = False  # and nowhere else
+    above: float | None = None  # then: the intensity of tissue; None: as the mask of conversion says
 
 
 def spec_of(checkpoint: Checkpoint) -> CNN2DSpec | UNet3DSpec:
@@ -71,40 +74,65 @@ def plan_prediction(steps: Steps, wanted: Prediction, spec: CNN2DSpec | UNet3DSp
     shape = wanted.view.shape
     shard = fitted_shard(shape, wanted.view.chunk, wanted.view.shard)
     blocks = BlockGrid(shape, shard, shard).meeting(wanted.boxes)
-    window = fitted_window(wanted.window, spec.stride)
     check_halo(spec.halo, spec.reach, spec.stride)
-    read = zyx(w + 2 * h for w, h in zip(window, spec.halo, strict=True))
-    cover = Cover(VolumeReader(""), _never, VolumeWriter(""), shape, wanted.boxes, window, spec.halo, spec.stride)
-    windows = cover.window_count(blocks)
-    item = wanted.view.source.dtype.itemsize * len(wanted.view.channels)
-    voxels = sum(box.size for box in wanted.boxes)
-    share = tissue_share(wanted.image) if wanted.in_tissue else None
-    dtype: DType = "bf16" if candidates(wanted.precision, device())[0].dtype == "bf16" else "fp32"
     state = state_of(wanted.step)
+    window, demand = window_planned(steps, wanted, spec)
+    memory = demand.memory(window)
+    cover = Cover(VolumeReader(""), _never, VolumeWriter(""), shape, wanted.boxes, window, spec.halo, spec.stride)
+    kept, notes = _kept(steps, wanted, cover, blocks)
+    item = wanted.view.source.dtype.itemsize * len(wanted.view.channels)
     return Plan(
         wanted.step.name,
         state.kind,
         blocks=len(blocks),
         blocks_done=min(state.done, len(blocks)),
-        windows=windows,
-        read_bytes=windows * prod(read) * item,
-        write_bytes=int(voxels * 8 / 7),
-        memory_bytes=spec.working_bytes(read, dtype if isinstance(spec, UNet3DSpec) else "fp32") + 5 * prod(shard),
-        voxels=round(voxels * (1.0 if share is None else share)),
-        pace=f"unet3d {dtype}" if isinstance(spec, UNet3DSpec) else "cnn2d",
+        windows=kept.windows,
+        read_bytes=kept.windows * prod(demand.read(window)) * item,
+        write_bytes=int(sum(box.size for box in wanted.boxes) * 8 / 7),
+        memory_bytes=memory.total,
+        memory_terms=f"{memory.terms}; {room_for(steps.project.settings.cluster)}",
+        voxels=kept.voxels,
+        pace=f"unet3d {demand.precision.dtype}" if isinstance(spec, UNet3DSpec) else "cnn2d",
         notes=(
-            f"windows   of {list(window)}, halo {list(spec.halo)} (reach {list(spec.reach)})",
+            f"windows   of {list(window)}, halo {list(spec.halo)} (reach {list(spec.reach)}): "
+            f"{demand.read_share(window):.3g} voxels are read for one written",
             f"store     {wanted.step.output}",
-            *_skipping(wanted, share),
+            *notes,
         ),
     )
 
 
-def _skipping(wanted: Prediction, share: float | None) -> tuple[str, ...]:
+def window_planned(steps: Steps, wanted: Prediction, spec: CNN2DSpec | UNet3DSpec) -> tuple[Zyx, Demand]:
+    """The window of a prediction, and what its memory depends on; UserError where a worker has not that much.
+
+    Those that it was begun with, if it was; what is done is refused no more.
+    """
+    kind, room = state_of(wanted.step).kind, room_for(steps.project.settings.cluster)
+    record = read_ledger(wanted.step.ledger) if kind in ("begun", "done") else None
+    precision = Precision.from_json(record.header.chosen["precision"]) if record else _likely_precision(wanted, spec)
+    demand = _demand(wanted, spec, precision)
+    window = zyx(record.header.chosen["window"]) if record else _window(wanted, demand, room)
+    if kind != "done":
+        check_window(demand, room, window, _name_of(wanted, spec, kind == "begun"))
+    return window, demand
+
+
+def _kept(steps: Steps, wanted: Prediction, cover: Cover, blocks: Sequence[Block]) -> tuple[Wanted, tuple[str, ...]]:
+    """What will be computed, as far as it is known, and what a plan says of the blocks that will not."""
+    everything = Wanted(len(blocks), cover.window_count(blocks), sum(box.size for box in wanted.boxes))
     if not wanted.in_tissue:
-        return ()
-    known = "its share is known after conversion" if share is None else f"{share:.1%} of the sample"
-    return (f"where     in tissue alone (labels/tissue), {known}; blocks without any are skipped",)
+        return everything, ()
+    converted = state_of(steps.convert(wanted.view.name)).kind == "done"
+    if converted and (fault := mask_fault(wanted.image, wanted.above)):
+        return everything, (f"skips     nothing, for it cannot: {fault}",)
+    if wanted.above is not None:  # this mask is made as it is read, which is too much work for a plan
+        tissue = f"without tissue, which is what exceeds {wanted.above:g}"
+        return everything, (f"skips     blocks {tissue}; how many shows as they are done",)
+    if not converted:
+        return everything, ("skips     blocks without tissue (labels/tissue); how many is known after conversion",)
+    kept = wanted_of(where_of(wanted.image), blocks, wanted.boxes, cover.window, cover.stride)
+    skipped = f"{len(blocks) - kept.blocks:,} of {len(blocks):,} blocks"
+    return kept, (f"skips     {skipped} without tissue (labels/tissue)",)
 
 
 def _never(_: Any) -> Any:
@@ -129,7 +157,8 @@ def _cover(steps: Steps, wanted: Prediction, step: Step, client: Client, report:
     sweep_partial(step.output)
     boxes = None if wanted.whole else wanted.boxes
     blocks = level_blocks(open_volume(step.output, allow_incomplete=True), boxes)
-    header = Header(step.name, step.inputs, sum(map(len, blocks)), _chosen(step, wanted, spec))
+    chosen = _chosen(step, wanted, spec, room_for(settings.cluster))
+    header = Header(step.name, step.inputs, sum(map(len, blocks)), chosen)
     with Ledger(step.ledger, header) as ledger:
         task = _task(ledger.header.chosen, wanted, step, spec)
         retries = settings.cluster.retries
@@ -142,13 +171,53 @@ def _cover(steps: Steps, wanted: Prediction, step: Step, client: Client, report:
         ledger.finish(voxels=sum(b.size for b in wanted.boxes))
 
 
-def _chosen(step: Step, wanted: Prediction, spec: CNN2DSpec | UNet3DSpec) -> dict[str, Any]:
-    """Window and precision: those of an earlier run of this step, else as set and by trial."""
+def predicting(wanted: Prediction, on: str | None = None) -> Cover:
+    """The task that wrote a finished prediction, with what was chosen then; `on` another device, if one is given."""
+    record = read_ledger(wanted.step.ledger)
+    assert record is not None  # it is finished
+    chosen = record.header.chosen | ({} if on is None else {"device": on})
+    return _task(chosen, wanted, wanted.step, spec_of(load_checkpoint(wanted.checkpoint)))
+
+
+def _chosen(step: Step, wanted: Prediction, spec: CNN2DSpec | UNet3DSpec, room: Room) -> dict[str, Any]:
+    """Window and precision: those of an earlier run of this step, else as set, by what fits and by trial.
+
+    UserError where a worker has not the memory.
+    """
     record = read_ledger(step.ledger)
+    precision = _precision(wanted, spec) if record is None else Precision.from_json(record.header.chosen["precision"])
+    demand = _demand(wanted, spec, precision)
+    window = _window(wanted, demand, room) if record is None else zyx(record.header.chosen["window"])
+    check_window(demand, room, window, _name_of(wanted, spec, record is not None))
     if record is not None:
         return record.header.chosen
-    window = list(fitted_window(wanted.window, spec.stride))
-    return {"window": window, "precision": _precision(wanted, spec).to_json(), "device": device()}
+    return {"window": list(window), "precision": precision.to_json(), "device": device()}
+
+
+def _demand(wanted: Prediction, spec: CNN2DSpec | UNet3DSpec, precision: Precision) -> Demand:
+    view = wanted.view
+    block = fitted_shard(view.shape, view.chunk, view.shard)
+    extent = extent_of(wanted.boxes, block, spec.stride)
+    return Demand(spec, extent, block, view.chunk, view.source.dtype.itemsize, precision, device() != "cpu")
+
+
+def _window(wanted: Prediction, demand: Demand, room: Room) -> Zyx:
+    """As set, else what fits."""
+    if wanted.window is None:
+        return fitting_window(demand, room)
+    return fitted_window(wanted.window, demand.network.stride)
+
+
+def _name_of(wanted: Prediction, spec: CNN2DSpec | UNet3DSpec, begun: bool) -> str:
+    """Whose the window is, for people."""
+    if begun:
+        return f"{wanted.step.name}: the window it was begun with,"
+    return "pseudolabel.window" if isinstance(spec, CNN2DSpec) else "segment.window"
+
+
+def _likely_precision(wanted: Prediction, spec: CNN2DSpec | UNet3DSpec) -> Precision:
+    """What a trial would choose, most likely."""
+    return Precision("fp32", True) if isinstance(spec, CNN2DSpec) else candidates(wanted.precision, device())[0]
 
 
 def _precision(wanted: Prediction, spec: CNN2DSpec | UNet3DSpec) -> Precision:
@@ -185,5 +254,5 @@ def _task(chosen: dict[str, Any], wanted: Prediction, step: Step, spec: CNN2DSpe
         zyx(chosen["window"]),
         spec.halo,
         spec.stride,
-        where_of(wanted.image) if wanted.in_tissue else None,
+        where_of(wanted.image, wanted.above) if wanted.in_tissue else None,
     )

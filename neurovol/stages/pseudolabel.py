@@ -10,7 +10,7 @@ from neurovol.progress import Report, silent
 from neurovol.project import Step, perform, state_of
 from neurovol.stages.learn import Lesson, learn, training_samples
 from neurovol.stages.plan import Plan
-from neurovol.stages.predict import Prediction, device, plan_prediction, predict
+from neurovol.stages.predict import Prediction, device, plan_prediction, predict, window_planned
 from neurovol.stages.segment import cnn_spec, need
 from neurovol.stages.steps import Steps
 from neurovol.training.loss import pixel_loss
@@ -42,6 +42,11 @@ def plan_learn(steps: Steps) -> list[Plan]:
 def plan_pseudolabel(steps: Steps, sample: str) -> list[Plan]:
     """What inferring a sample's pseudo-labels would do."""
     return [plan_prediction(steps, pseudolabels(steps, sample), cnn_spec(steps))]
+
+
+def check_pseudolabel(steps: Steps, sample: str) -> None:
+    """Refuse windows that workers have not the memory for."""
+    window_planned(steps, pseudolabels(steps, sample), cnn_spec(steps))
 
 
 def learn_cnn2d(steps: Steps, *, client: Client | None = None, redo: bool = False, report: Report = silent) -> None:

@@ -29,7 +29,6 @@ from neurovol.networks.cnn2d import CNN2D, CNN2DKernel, CNN2DSpec
 from neurovol.networks.normalise import RULE, Normalisation
 from neurovol.networks.precision import Precision, bf16_is_fast
 from neurovol.networks.unet3d import UNet3D, UNet3DKernel, UNet3DSpec, fused
-from neurovol.settings import SegmentSettings
 from neurovol.stages.cover import Cover
 from neurovol.volume.omezarr import VolumeReader, VolumeWriter, create_volume
 from neurovol.volume.phantom import PhantomSource
@@ -79,7 +78,7 @@ def unet3d(quick: bool, folder: Path, dtype: str) -> dict[str, tuple[int, Callab
     kernel = UNet3DKernel(str(folder / "unet3d"), NORMALISATION, dtype, True)
     shape = (64, 128, 128) if quick else (128, 256, 256)
     reader = VolumeReader(str(folder / "image.ome.zarr"), allow_incomplete=True)
-    whole, window = Box.of_shape(shape), SegmentSettings().window
+    whole, window = Box.of_shape(shape), (64, 128, 128)
     cover = Cover(reader, kernel, VolumeWriter(""), shape, (whole,), window, spec.halo, spec.stride)
     layout = Precision(dtype, True)
     model, tile = layout.for_inference(fused(UNet3D(spec))), layout.input(torch.rand(1, 1, 64, 128, 128))
