@@ -60,7 +60,19 @@ class State:
     done: int = 0
     total: int = 0
     quarantined: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # wall's where it is finished, else of all its blocks together
+    voxels: int | None = None  # of a finished step, where it counts them
+
+    @property
+    def voxels_per_s(self) -> float | None:
+        return self.voxels / self.seconds if self.voxels and self.seconds else None
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds of one worker that are left, at the pace so far; None where nothing is, or none is done."""
+        if self.kind != "begun" or not self.done or not self.seconds:
+            return None
+        return (self.total - self.done) * self.seconds / self.done
 
 
 def state_of(step: Step) -> State:
@@ -81,7 +93,8 @@ def state_of(step: Step) -> State:
         kind = "done"
     finished = record.finished or {}
     seconds = float(finished.get("seconds", record.seconds))
-    return State(kind, reasons, len(record.done), record.header.total, len(record.quarantined), seconds)
+    quarantined, voxels = len(record.quarantined), finished.get("voxels")
+    return State(kind, reasons, len(record.done), record.header.total, quarantined, seconds, voxels)
 
 
 def perform(step: Step, work: Callable[[Step], None], *, redo: bool = False) -> None:

@@ -91,22 +91,25 @@ def facts(said: progress.Progress) -> str:
 
 
 def print_status(actions: Iterable[Action]) -> None:
-    """A table of steps: state, blocks, seconds, and for a stale one what changed."""
+    """A table of steps: state, blocks, seconds, pace; of a stale one what changed, of a begun one what is left."""
     from neurovol.project import state_of
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("step", "state", "done", "time", ""):
+    for title in ("step", "state", "done", "time", "voxels/s", ""):
         table.add_column(title, overflow="fold")
     for action in actions:
         state = state_of(action.step)
         notes = list(state.reasons)
         if state.quarantined:
-            notes.append(f"{state.quarantined} set aside, see {action.step.ledger}")
+            notes.append(f"{state.quarantined} quarantined, see {action.step.ledger}")
+        if state.left_s is not None:
+            notes.append(f"about {duration(state.left_s)} of one worker left")
         table.add_row(
             action.step.name,
             f"[{COLOURS[state.kind]}]{state.kind}",
             f"{state.done:,} of {state.total:,}" if state.total > 1 else "",
             duration(state.seconds) if state.seconds else "",
+            f"{state.voxels_per_s / 1e6:.3g} million" if state.voxels_per_s else "",
             "; ".join(notes),
         )
     Console().print(table)

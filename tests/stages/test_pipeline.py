@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurovol.blockwise.ledger import read_ledger
+from neurovol.blockwise.ledger import Header, Ledger, read_ledger
 from neurovol.cli import main
 from neurovol.geometry import Box
 from neurovol.networks.checkpoint import load_checkpoint
@@ -119,6 +119,22 @@ def test_status_prints_every_step(finished: Path, capsys: pytest.CaptureFixture[
     out = capsys.readouterr().out
     assert "train unet3d_sparse" in out
     assert "missing" not in out
+    assert "voxels/s" in out
+    assert "million" in next(line for line in out.splitlines() if "segment a" in line)
+
+
+def test_status_tells_what_is_left_of_a_begun_step_and_what_is_quarantined(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = steps_of(copied).segment("a").ledger
+    header, *rows = [line for line in ledger.read_bytes().splitlines(True) if b'"finished"' not in line]
+    ledger.write_bytes(b"".join([header, *rows[:2]]))
+    with Ledger(ledger, Header("segment a", steps_of(copied).segment("a").inputs, len(rows))) as opened:
+        opened.append(5, "quarantined", attempt=3, box=[[0, 1]] * 3, error="Traceback\nMemoryError")
+    assert main(["status", str(copied)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "of one worker left" in said
+    assert "1 quarantined, see" in said
 
 
 def test_a_changed_setting_is_stale_and_refused_until_redone(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
