@@ -14,6 +14,7 @@ from typing import Protocol
 
 import dask
 from distributed import Client, LocalCluster
+from distributed.system import MEMORY_LIMIT
 
 from neurovol.errors import Failure
 from neurovol.settings import ClusterSettings
@@ -85,6 +86,7 @@ def open_client(settings: ClusterSettings) -> Iterator[Client]:
         LocalCluster(
             n_workers=worker_count(settings),
             threads_per_worker=THREADS,
+            memory_limit=MEMORY_LIMIT // worker_count(settings),  # Dask's own default is by threads, of all cores
             processes=True,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",

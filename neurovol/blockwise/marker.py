@@ -42,15 +42,15 @@ class Slot:
         self._about = f'"pid":{os.getpid()},"worker":{json.dumps(worker)}'
         self._count = 0
         self._handle = -1
-        file = Path(folder, f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}")
+        self._file = Path(folder, f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}")
         with suppress(OSError):  # a marker serves to blame, and fails no block
-            self._handle = os.open(file, os.O_WRONLY | os.O_CREAT, 0o600) if folder else -1
+            self._handle = os.open(self._file, os.O_WRONLY | os.O_CREAT, 0o600) if folder else -1
 
     @classmethod
     def of(cls, folder: str, worker: str) -> Slot:
-        """This thread's, kept while the folder stays the same."""
+        """This thread's, kept while its file is there: the next run of a step has a new folder of the same name."""
         held: Slot | None = getattr(_mine, "slot", None)
-        if held is None or held.folder != folder:
+        if held is None or held.folder != folder or (folder and not held._file.exists()):
             if held is not None:
                 held.close()
             held = _mine.slot = cls(folder, worker)

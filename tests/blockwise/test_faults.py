@@ -71,3 +71,12 @@ def test_blocks_that_kill_a_worker_once_are_done_at_their_next_attempt(
         run_blocks(client, Sick(str(tmp_path), sick, how, heals=True), Numbered(GRID), Meter(ledger), limit=LIMIT)
         assert ledger.done == set(range(250))
         assert {n for n in ledger.done if ledger.rows[n]["attempt"] > 1} == set(sick)
+
+
+def test_a_second_run_by_the_same_workers_knows_as_well_where_they_are(client: Client, tmp_path: Path) -> None:
+    for sick in ((), (3, 200)):
+        with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
+            blocks = Numbered(GRID, places=range(len(GRID)) if sick else range(100, 150))
+            run_blocks(client, Sick(str(tmp_path), sick, "hangs", heals=True), blocks, Meter(ledger), limit=LIMIT)
+    assert ledger.done == set(range(250))
+    assert {n for n in ledger.done if ledger.rows[n]["attempt"] > 1} == {3, 200}
