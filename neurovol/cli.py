@@ -218,7 +218,11 @@ def _check_blocks(options: argparse.Namespace) -> None:
         print(checked)
     if options.json:
         options.json.write_text(json.dumps([checked.to_json() for checked in found], indent=1) + "\n")
-    wrong = [f"{checked.step}, {checked.worst.face}" for checked in found if not checked.is_right]
+    wrong = [
+        f"{checked.step}, {checked.worst.face}, most at {list(checked.worst.worst)}"
+        for checked in found
+        if not checked.is_right
+    ]
     if wrong:
         raise Failure(
             f"blocks or windows show, worst at: {'; '.join(wrong)}. The output is not what one pass of the network "

@@ -48,12 +48,12 @@ def test_a_right_output_shows_no_seam(tmp_path: Path, window: Zyx) -> None:
     cover, stored = _covered(tmp_path, window)
     faces = _faces(cover)
     assert {face.between for face in faces} == ({"blocks"} if window == SHARD else {"blocks", "windows"})
-    assert all(seam_of(cover, stored, face).steps <= 1 for face in faces)
+    assert all(seam_of(cover, stored, face).difference < 1e-5 for face in faces)
 
 
 def test_too_small_a_halo_shows(tmp_path: Path) -> None:
     cover, stored = _covered(tmp_path, (8, 16, 16), halo=(0, 0, 0))
-    assert max(seam_of(cover, stored, face).steps for face in _faces(cover)) > 1
+    assert max(seam_of(cover, stored, face).difference for face in _faces(cover)) > 0.01
 
 
 def test_faces_lie_where_blocks_and_windows_meet(tmp_path: Path) -> None:
@@ -84,6 +84,7 @@ def test_a_finished_project_is_checked_and_a_wrong_plane_is_named(
     assert main(["check-blocks", str(copied), "--sample", "a", "--faces", "9"]) == 1
     told = capsys.readouterr()
     assert "blocks or windows show, worst at: segment a, blocks at" in told.err
+    assert f", {shard[2] - 1}]" in told.err  # the voxel
     assert "Traceback" not in told.err
 
 
