@@ -53,7 +53,6 @@ class Attempt:
     error: str | None = None  # the traceback, or a user error's text
     hopeless: bool = False  # trying again cannot help
     disk_full: bool = False
-    begun: bool = True  # False where the driver asked to stop before
 
     @property
     def crc32c(self) -> int | None:
@@ -80,7 +79,10 @@ Begun = tuple[float, Landing]  # when a group was begun, and what is on its way
 
 
 def attempt(task: BlockTask, order: Order) -> list[Attempt]:
-    """Run a task on blocks, on a worker; never raises, so that Dask does not judge failures."""
+    """Run a task on blocks, on a worker; never raises, so that Dask does not judge failures.
+
+    Of blocks that were not begun, because the driver asked to stop, nothing is said.
+    """
     outcomes = _computing().submit(_compute, task, order, own_address()).result()
     results: list[Attempt] = []
     for group, outcome in zip(order.groups, outcomes, strict=True):
@@ -111,7 +113,7 @@ def _one_by_one(task: BlockTask, group: Group) -> Landing:
 def _begun(begin: Callable[[Group], Landing], group: Group, order: Order, marker: Slot) -> Begun | list[Attempt]:
     start = time.perf_counter()
     if marker.asked_to_stop():
-        return [Attempt(block, order.number, 0.0, begun=False) for block in group]
+        return []
     marker.write(order.token, group[0].index)
     try:
         return start, begin(group)

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -116,7 +117,8 @@ class Submission:
         while self.going and (left := end - time.monotonic()) > 0:
             ended = self._next_ended(min(left, LOOK_S))
             if ended is not None and ended.future.status == "finished":
-                yield from (result for result in ended.future.result() if result.receipt is not None)
+                with suppress(TimeoutError, KilledWorker):  # what died now is done again by the next run
+                    yield from [r for r in ended.future.result(timeout=LOOK_S) if r.receipt is not None]
 
     def close(self) -> None:
         """Take back what is outstanding."""
