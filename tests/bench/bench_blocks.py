@@ -15,6 +15,7 @@ Each run is a process of its own; the start of workers is not timed, of daisy's 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -92,8 +93,8 @@ def nothing(folder: Path, count: int) -> dict[str, float]:
 
 def _imported() -> None:
     """On a worker: what blocks import."""
-    import neurovol.blockwise.attempt
-    import neurovol.stages.cover  # noqa: F401
+    for module in ("neurovol.blockwise.attempt", "neurovol.stages.cover"):
+        importlib.import_module(module)
 
 
 @dataclass(frozen=True)

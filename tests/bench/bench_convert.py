@@ -120,7 +120,6 @@ def plain_copy(folder: Path, dest: Path, processes: int) -> dict[str, float]:
     Each process has slices and files of its own, which are of no use to a reader.
     """
     dest.mkdir()
-    start = time.perf_counter()
     with ProcessPoolExecutor(processes) as pool:
         list(pool.map(_warm, range(processes)))
         start = time.perf_counter()
@@ -129,11 +128,8 @@ def plain_copy(folder: Path, dest: Path, processes: int) -> dict[str, float]:
 
 
 def _warm(_: int) -> None:
-    import google_crc32c  # noqa: F401
-    from convert_layout import open_slices  # noqa: F401
-
-    from neurovol.volume.shardfile import codec_for  # noqa: F401
-
+    for module in ("google_crc32c", "convert_layout", "neurovol.volume.shardfile"):
+        importlib.import_module(module)
     time.sleep(0.5)  # so that each process gets one
 
 
