@@ -32,6 +32,8 @@ ACROSS, ALONG = 8, 64  # voxels looked at on either side of a face, and along it
 ALLOWED = {"fp32": 1e-4, "bf16": 0.012}
 HALF_STEP = 0.5 / 255
 
+DRAWS = 50  # for a face, as some boxes have none and some of a sample may be without tissue
+
 Between = Literal["blocks", "windows"]
 
 
@@ -141,10 +143,15 @@ def some_faces(cover: Cover, shard: Zyx, count: int, chance: random.Random) -> I
     grid = BlockGrid(cover.volume, shard, shard)
     for i in range(count):
         kinds: tuple[Between, ...] = ("blocks", "windows") if i % 2 == 0 else ("windows", "blocks")
-        found = (face for kind in kinds if (face := _face(cover, grid, kind, chance)) is not None)
-        face = next(found, None)
+        drawn = (_face(cover, grid, kind, chance) for kind in kinds for _ in range(DRAWS))
+        face = next((face for face in drawn if face is not None and _is_predicted(cover, face)), None)
         if face is not None:
             yield face
+
+
+def _is_predicted(cover: Cover, face: Face) -> bool:
+    """False where nothing is, as there is no tissue: zeros agree with zeros whatever the windows."""
+    return cover.where is None or cover.where.touches(face.box)
 
 
 def _face(cover: Cover, grid: BlockGrid, between: Between, chance: random.Random) -> Face | None:
