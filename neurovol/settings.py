@@ -196,8 +196,8 @@ class SegmentSettings(Section):
     where: Literal["all", "tissue"] = Field(
         "all",
         description='"tissue": only where the mask of conversion has tissue (labels/tissue), which saves the time of '
-        "empty blocks; elsewhere the probability is 0, which is background, in scores too. Pseudo-labels and "
-        "baselines are inferred all the same",
+        "empty blocks; elsewhere the probability is 0, which is background, for the baselines that it is scored "
+        "beside as well. Pseudo-labels are inferred all the same",
     )
     above: float | None = Field(
         None,

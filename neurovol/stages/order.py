@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -25,7 +25,6 @@ from neurovol.stages.report import plan_report, report_project
 from neurovol.stages.segment import (
     check_baseline,
     check_segment,
-    need_mask,
     plan_baseline,
     plan_segment,
     predict_baseline,
@@ -52,7 +51,7 @@ class Action:
     plan: Callable[[], list[Plan]]
     work: Work
     sample: str | None = None  # None where the step is the whole project's
-    check: Callable[[], None] | None = None  # refuses, before hours of other steps, what the workers cannot do
+    check: Callable[[Set[str]], None] | None = None  # refuses early what it would refuse; names what is built anew
 
 
 def actions(steps: Steps) -> list[Action]:
@@ -128,10 +127,9 @@ def perform_all(
 ) -> None:
     """Do the actions that are not done, in order; `begin` is told of each before it starts."""
     every = list(every)
-    _refuse_without_masks(steps, every, redo)
-    for action in every:
-        if action.check is not None and state_of(action.step).kind != "done":
-            action.check()
+    for action in every:  # before hours of other steps, not after
+        if action.check is not None and (state_of(action.step).kind != "done" or action.step.name in redo):
+            action.check(redo)
     with Workers() as workers:
         for action in every:
             state = state_of(action.step)
@@ -140,16 +138,6 @@ def perform_all(
             if state.kind != "done" or again:
                 settings, work = cluster_for(steps, action.step.stage), partial(action.work, redo=again, report=report)
                 workers.persevere(settings, action.step.name, work, partial(_blocks_done, action.step, again))
-
-
-def _refuse_without_masks(steps: Steps, every: Iterable[Action], redo: set[str]) -> None:
-    """Before hours of training, not after: a sample that stays as it was converted must have the mask it will need."""
-    for action in every:
-        if action.step.stage == "segment" and action.sample is not None:
-            convert, again = steps.convert(action.sample), action.step.name in redo
-            stays = state_of(convert).kind == "done" and convert.name not in redo
-            if stays and (again or state_of(action.step).kind != "done"):
-                need_mask(steps, action.sample)
 
 
 def _blocks_done(step: Step, redo: bool) -> int:

@@ -24,7 +24,7 @@ from neurovol.project import Step, perform, state_of
 from neurovol.stages.cover import Cover, level_blocks, write_levels
 from neurovol.stages.memory import Demand, Room, check_window, extent_of, fitting_window, room_for
 from neurovol.stages.plan import Plan
-from neurovol.stages.skip import Wanted, mask_fault, wanted_of, where_of
+from neurovol.stages.skip import Kept, kept_of, mask_fault, where_of
 from neurovol.stages.steps import Steps
 from neurovol.stages.view import SampleView
 from neurovol.volume.omezarr import VolumeReader, VolumeWriter, create_volume, finish_volume, open_volume, sweep_partial
@@ -117,9 +117,9 @@ def window_planned(steps: Steps, wanted: Prediction, spec: CNN2DSpec | UNet3DSpe
     return window, demand
 
 
-def _kept(steps: Steps, wanted: Prediction, cover: Cover, blocks: Sequence[Block]) -> tuple[Wanted, tuple[str, ...]]:
+def _kept(steps: Steps, wanted: Prediction, cover: Cover, blocks: Sequence[Block]) -> tuple[Kept, tuple[str, ...]]:
     """What will be computed, as far as it is known, and what a plan says of the blocks that will not."""
-    everything = Wanted(len(blocks), cover.window_count(blocks), sum(box.size for box in wanted.boxes))
+    everything = Kept(len(blocks), cover.window_count(blocks), sum(box.size for box in wanted.boxes))
     if not wanted.in_tissue:
         return everything, ()
     converted = state_of(steps.convert(wanted.view.name)).kind == "done"
@@ -130,7 +130,7 @@ def _kept(steps: Steps, wanted: Prediction, cover: Cover, blocks: Sequence[Block
         return everything, (f"skips     blocks {tissue}; how many shows as they are done",)
     if not converted:
         return everything, ("skips     blocks without tissue (labels/tissue); how many is known after conversion",)
-    kept = wanted_of(where_of(wanted.image), blocks, wanted.boxes, cover.window, cover.stride)
+    kept = kept_of(where_of(wanted.image), blocks, wanted.boxes, cover.window, cover.stride)
     skipped = f"{len(blocks) - kept.blocks:,} of {len(blocks):,} blocks"
     return kept, (f"skips     {skipped} without tissue (labels/tissue)",)
 

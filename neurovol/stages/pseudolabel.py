@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from distributed import Client
 
 from neurovol.networks.cnn2d import CNN2D
@@ -44,7 +46,7 @@ def plan_pseudolabel(steps: Steps, sample: str) -> list[Plan]:
     return [plan_prediction(steps, pseudolabels(steps, sample), cnn_spec(steps))]
 
 
-def check_pseudolabel(steps: Steps, sample: str) -> None:
+def check_pseudolabel(steps: Steps, sample: str, _: Set[str]) -> None:
     """Refuse windows that workers have not the memory for."""
     window_planned(steps, pseudolabels(steps, sample), cnn_spec(steps))
 

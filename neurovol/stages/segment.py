@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from distributed import Client
 
 from neurovol.errors import UserError
@@ -29,7 +31,7 @@ def segmentation(steps: Steps, sample: str) -> Prediction:
         settings.window,
         settings.precision,
         whole=True,
-        in_tissue=steps.masks("segment"),
+        in_tissue=steps.in_tissue,
         above=settings.above,
     )
 
@@ -46,6 +48,8 @@ def baseline(steps: Steps, sample: str, method: str) -> Prediction:
         settings.pseudolabel.window if method == "cnn2d" else settings.segment.window,
         settings.segment.precision,
         whole=False,
+        in_tissue=steps.in_tissue,
+        above=settings.segment.above,
     )
 
 
@@ -75,14 +79,23 @@ def plan_baseline(steps: Steps, sample: str, method: str) -> list[Plan]:
     return [plan_prediction(steps, baseline(steps, sample, method), spec)]
 
 
-def check_segment(steps: Steps, sample: str) -> None:
-    """Refuse windows that workers have not the memory for."""
+def check_segment(steps: Steps, sample: str, redo: Set[str]) -> None:
+    """Refuse what `segment` will not do: windows that workers have not the memory for, a mask that will be missing."""
     window_planned(steps, segmentation(steps, sample), unet_spec(steps))
+    _check_mask(steps, sample, redo)
 
 
-def check_baseline(steps: Steps, sample: str, method: str) -> None:
-    """Refuse windows that workers have not the memory for."""
+def check_baseline(steps: Steps, sample: str, method: str, redo: Set[str]) -> None:
+    """As check_segment, of a baseline."""
     window_planned(steps, baseline(steps, sample, method), cnn_spec(steps) if method == "cnn2d" else unet_spec(steps))
+    _check_mask(steps, sample, redo)
+
+
+def _check_mask(steps: Steps, sample: str, redo: Set[str]) -> None:
+    """Of a sample that stays as it was converted; what is converted yet, or anew, will have what is asked for."""
+    convert = steps.convert(sample)
+    if state_of(convert).kind == "done" and convert.name not in redo:
+        need_mask(steps, sample)
 
 
 def segment(steps: Steps, sample: str, *, client: Client, redo: bool = False, report: Report = silent) -> None:
@@ -97,6 +110,7 @@ def predict_baseline(
 ) -> None:
     """Write a baseline's probabilities over a sample's test boxes."""
     need(steps, method, sample)
+    need_mask(steps, sample)
     predict(steps, baseline(steps, sample, method), client=client, redo=redo, report=report)
 
 
@@ -121,8 +135,7 @@ def need_image(steps: Steps, sample: str) -> None:
 
 
 def need_mask(steps: Steps, sample: str) -> None:
-    """Refuse to segment a converted sample in tissue alone where none can be told, and say what mends it."""
-    if steps.masks("segment") and (
-        fault := mask_fault(steps.project.image(sample), steps.project.settings.segment.above)
-    ):
+    """Refuse to predict in tissue alone for a converted sample where none can be told, and say what mends it."""
+    above = steps.project.settings.segment.above
+    if steps.in_tissue and (fault := mask_fault(steps.project.image(sample), above)):
         raise UserError(fault)

@@ -63,7 +63,7 @@ class Where:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Kept:
     """What is computed of a prediction in tissue alone."""
 
     blocks: int = 0
@@ -71,7 +71,7 @@ class Wanted:
     voxels: int = 0  # of those windows' write boxes
 
 
-def wanted_of(where: Where, blocks: Iterable[Block], boxes: tuple[Box, ...], window: Zyx, stride: Zyx) -> Wanted:
+def kept_of(where: Where, blocks: Iterable[Block], boxes: tuple[Box, ...], window: Zyx, stride: Zyx) -> Kept:
     """Blocks and windows that hold tissue of any of the boxes, counted in bounded memory; nothing is computed."""
     held_blocks = held_windows = held_voxels = 0
     for row in side_by_side(blocks, lambda: ROW):
@@ -81,7 +81,7 @@ def wanted_of(where: Where, blocks: Iterable[Block], boxes: tuple[Box, ...], win
             held_blocks += any(number for number, _ in counts)
             held_windows += sum(number for number, _ in counts)
             held_voxels += sum(size for _, size in counts)
-    return Wanted(held_blocks, held_windows, held_voxels)
+    return Kept(held_blocks, held_windows, held_voxels)
 
 
 def _windows_in(where: Where, region: Box, window: Zyx, stride: Zyx) -> tuple[int, int]:

@@ -167,9 +167,10 @@ class Steps:
 
         return weights_sha256(self.checkpoint(method))
 
-    def masks(self, stage: str) -> bool:
-        """Whether a stage predicts in tissue alone."""
-        return stage == "segment" and self.project.settings.segment.where == "tissue"
+    @property
+    def in_tissue(self) -> bool:
+        """Whether what is scored is predicted in tissue alone: the U-Net and the baselines alike."""
+        return self.project.settings.segment.where == "tissue"
 
     def segment(self, sample: str) -> Step:
         """The U-Net over a whole sample."""
@@ -187,7 +188,7 @@ class Steps:
             "segment.precision": self.project.settings.segment.precision,
             "version": VERSIONS["segment"],
         }
-        if self.masks(stage):  # left out otherwise, so that samples done before it existed stay done
+        if self.in_tissue:  # left out otherwise, so that samples done before it existed stay done
             inputs |= {"segment.where": "tissue", "tissue.version": TISSUE_VERSION}
             if (above := self.project.settings.segment.above) is not None:
                 inputs["segment.above"] = above

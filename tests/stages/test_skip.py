@@ -23,7 +23,7 @@ from neurovol.networks.unet3d import UNet3D, UNet3DSpec
 from neurovol.project import open_project
 from neurovol.settings import SegmentSettings
 from neurovol.stages.cover import Cover
-from neurovol.stages.skip import Where, wanted_of
+from neurovol.stages.skip import Where, kept_of
 from neurovol.stages.steps import Steps
 from neurovol.volume.omezarr import VolumeReader, VolumeWriter, create_volume, open_volume
 from neurovol.volume.phantom import PhantomSource
@@ -102,7 +102,7 @@ def test_the_result_is_the_whole_one_times_the_mask_however_it_is_cut(
     whole = _cover(brightest, (16, 32, 32), None).probabilities(Box.of_shape(SHAPE))
     assert whole.all()
     np.testing.assert_array_equal(found, whole * fine)
-    wanted = wanted_of(where, grid, task.boxes, window, STRIDE)
+    wanted = kept_of(where, grid, task.boxes, window, STRIDE)
     assert wanted.windows == len(calls)  # the network saw those with tissue, and no others
     assert wanted.blocks == sum(bool(fine[b.write.slices].any()) for b in grid)
     assert fine.sum() <= wanted.voxels <= fine.size
