@@ -21,6 +21,7 @@ from neurovol.stages.skip import NO_TISSUE, Where
 from neurovol.volume.histogram import Counter, rows_counted
 from neurovol.volume.omezarr import VolumeInfo, VolumeReader, VolumeWriter, open_volume
 from neurovol.volume.pyramid import downsample
+from neurovol.volume.reads import Reads
 from neurovol.volume.source import read_reflected
 
 Kernel = Callable[[NDArray[Any]], NDArray[np.float32]]  # raw (c, z, y, x) to probabilities (z, y, x)
@@ -43,7 +44,7 @@ class Cover:
     kernel over the whole volume, reflected by the halo (invariant 2), and is 0 wherever `where` does not want it.
     """
 
-    reader: VolumeReader
+    reader: Reads
     kernel: Kernel
     writer: VolumeWriter
     volume: Zyx

@@ -19,7 +19,8 @@ from neurovol.geometry import Block, Box, Zyx, side_by_side, window_count, windo
 from neurovol.levels import coarsening
 from neurovol.stages.tissue import thresholded, tissue_path
 from neurovol.volume.omezarr import VolumeReader, open_volume
-from neurovol.volume.tissue import VERSION, Reads, tissue_level
+from neurovol.volume.reads import Reads
+from neurovol.volume.tissue import VERSION, tissue_level
 
 NO_TISSUE = "no tissue"  # why a block was skipped, in its ledger's row
 ROW = 64  # blocks side by side whose mask is read at once: one read of a few MB rather than 64
@@ -40,7 +41,7 @@ class Held:
 class Where:
     """The voxels of level 0 that a coarse mask holds; each of the mask's voxels is `coarser` of them."""
 
-    mask: Reads
+    mask: Reads  # 0 where there is no tissue
     coarser: Zyx
 
     def touches(self, box: Box) -> bool:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import floor
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from scipy import ndimage
 
 from neurovol.geometry import Box, Zyx, windows, zyx
 from neurovol.levels import coarsening
+from neurovol.volume.reads import Reads
 
 VERSION = 1  # raise it with any change to what a mask holds
 COARSE_UM = 8.0  # a cell body's width: finer voxels tell no more of where tissue is
@@ -52,14 +53,6 @@ PIECE: Zyx = (32, 128, 128)  # looked at once; 50 MB with halo and distances
 
 Mask = NDArray[np.bool_]
 VoxelSize = tuple[float, float, float]
-
-
-class Reads(Protocol):
-    """A reader of a mask."""
-
-    def read(self, box: Box) -> NDArray[Any]:
-        """(z, y, x) of a box, 0 where there is no tissue."""
-        ...
 
 
 def tissue_level(shape: Zyx, voxel_size_um: VoxelSize, factors: Sequence[Zyx]) -> int:

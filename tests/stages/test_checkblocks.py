@@ -33,7 +33,7 @@ def _covered(folder: Path, window: Zyx, halo: Zyx = (4, 4, 4)) -> tuple[Cover, V
                   shard=SHARD, factors=[])  # fmt: skip
     image = Held(np.random.default_rng(0).integers(0, 1000, (1, *SHAPE)).astype(np.uint16))
     writer, whole = VolumeWriter(str(folder / "v")), (Box.of_shape(SHAPE),)
-    cover = Cover(image, blurred, writer, SHAPE, whole, window, (4, 4, 4), (4, 4, 4))  # type: ignore[arg-type]
+    cover = Cover(image, blurred, writer, SHAPE, whole, window, (4, 4, 4), (4, 4, 4))
     for block in BlockGrid(SHAPE, SHARD, SHARD):
         replace(cover, halo=halo)(block)
     return cover, VolumeReader(str(folder / "v"), allow_incomplete=True)

@@ -76,7 +76,7 @@ def test_the_network_of_these_tests_sees_its_input() -> None:
 
 def cover(kernel: Any, spec: Any, image: NDArray[Any], boxes: tuple[Box, ...], window: Zyx) -> Cover:
     volume = zyx(image.shape[1:])
-    return Cover(Held(image), kernel, VolumeWriter(""), volume, boxes, window, spec.halo, spec.stride)  # type: ignore[arg-type]
+    return Cover(Held(image), kernel, VolumeWriter(""), volume, boxes, window, spec.halo, spec.stride)
 
 
 @settings(deadline=None, max_examples=20)
@@ -162,7 +162,7 @@ def test_probabilities_are_stored_to_the_nearest_of_256(tmp_path: Path) -> None:
         lambda raw: raw[0],
         VolumeWriter(str(tmp_path / "v")),
         (5, 7, 11),
-        (whole,),  # type: ignore[arg-type]
+        (whole,),
         (4, 4, 4),
         (0, 0, 0),
         (1, 1, 1),

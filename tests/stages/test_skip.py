@@ -67,11 +67,11 @@ def never(_: NDArray[Any]) -> NDArray[np.float32]:
 
 def _cover(kernel: Any, window: Zyx, where: Where | None, path: str = "") -> Cover:
     whole = (Box.of_shape(SHAPE),)
-    return Cover(Image(), kernel, VolumeWriter(path), SHAPE, whole, window, (1, 4, 8), STRIDE, where)  # type: ignore[arg-type]
+    return Cover(Image(), kernel, VolumeWriter(path), SHAPE, whole, window, (1, 4, 8), STRIDE, where)
 
 
 def _where(mask: NDArray[np.uint8], coarser: Zyx) -> Where:
-    return Where(Mask(mask), coarser)  # type: ignore[arg-type]
+    return Where(Mask(mask), coarser)
 
 
 @settings(deadline=None, max_examples=60)
