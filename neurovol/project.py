@@ -8,11 +8,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from neurovol.blockwise.ledger import differences, fingerprint, read_ledger
+from neurovol.blockwise.ledger import Header, differences, fingerprint, read_ledger
 from neurovol.errors import UserError
 from neurovol.projectfile import load_settings
 from neurovol.settings import ProjectSettings
@@ -75,11 +75,39 @@ class State:
         return (self.total - self.done) * self.seconds / self.done
 
 
+@dataclass(frozen=True)
+class _Ledger:
+    """What a ledger says of its step as a whole; of a million blocks it takes seconds to read."""
+
+    header: Header
+    finished: dict[str, Any] | None
+    done: int
+    quarantined: int
+    seconds: float
+
+
+def _ledger(path: Path) -> _Ledger | None:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return _read(path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _read(path: Path, *_: int) -> _Ledger | None:
+    """Read once for what the file is: it is appended to, or replaced."""
+    record = read_ledger(path)
+    if record is None:
+        return None
+    return _Ledger(record.header, record.finished, len(record.done), len(record.quarantined), record.seconds)
+
+
 def state_of(step: Step) -> State:
     """Judge a step by its ledger alone, which is the truth, but for an output that went with what it lay inside."""
-    record = read_ledger(step.ledger)
+    record = _ledger(step.ledger)
     if record is None:
-        earlier = read_ledger(step.replaces) if step.replaces else None
+        earlier = _ledger(step.replaces) if step.replaces else None
         if earlier is not None:
             return State("stale", differences(earlier.header.inputs, step.inputs))
         return State("missing")
@@ -93,8 +121,8 @@ def state_of(step: Step) -> State:
         kind = "done"
     finished = record.finished or {}
     seconds = float(finished.get("seconds", record.seconds))
-    quarantined, voxels = len(record.quarantined), finished.get("voxels")
-    return State(kind, reasons, len(record.done), record.header.total, quarantined, seconds, voxels)
+    voxels = finished.get("voxels")
+    return State(kind, reasons, record.done, record.header.total, record.quarantined, seconds, voxels)
 
 
 def perform(step: Step, work: Callable[[Step], None], *, redo: bool = False) -> None:
