@@ -75,7 +75,7 @@ class Order:
     markers: str = ""  # folder for start markers; none where it is empty
 
 
-Begun = tuple[float, Landing]  # when a group was begun, and what is on its way
+Begun = tuple[float, Landing]  # how many seconds a group took to compute, and what is on its way
 
 
 def attempt(task: BlockTask, order: Order) -> list[Attempt]:
@@ -116,7 +116,8 @@ def _begun(begin: Callable[[Group], Landing], group: Group, order: Order, marker
         return []
     marker.write(order.token, group[0].index)
     try:
-        return start, begin(group)
+        landing = begin(group)
+        return time.perf_counter() - start, landing
     except Exception as error:
         return _told(group, order.number, error)
     finally:
@@ -128,12 +129,13 @@ def _nothing() -> None:
 
 
 def _landed(group: Group, number: int, begun: Begun) -> list[Attempt]:
-    start, landing = begun
+    computed, landing = begun
+    start = time.perf_counter()  # other groups were computed since
     try:
         landing.wait()
     except Exception as error:
         return _told(group, number, error)
-    seconds = (time.perf_counter() - start) / len(group)
+    seconds = (computed + time.perf_counter() - start) / len(group)
     return [Attempt(b, number, seconds, receipt) for b, receipt in zip(group, landing.receipts, strict=True)]
 
 

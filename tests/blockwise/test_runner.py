@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from neurovol.blockwise.attempt import Landing
 from neurovol.blockwise.ledger import Header, Ledger, read_ledger
 from neurovol.blockwise.runner import Meter, run_blocks
 from neurovol.errors import DiskFull, Failure, UserError
-from neurovol.geometry import Block, BlockGrid, Receipt
+from neurovol.geometry import Block, BlockGrid, Numbered, Receipt
 from neurovol.progress import Progress
 
 GRID = BlockGrid((7, 13, 31), (4, 4, 8), (4, 4, 8))  # 2 x 4 x 4 = 32 blocks
@@ -122,6 +123,23 @@ def test_progress_ends_at_the_total(client: Client, tmp_path: Path) -> None:
         run_blocks(client, Touch(str(tmp_path)), list(GRID), Meter(ledger, said.append))
     assert (said[0].done, said[-1].done, said[-1].total) == (0, 32, 32)
     assert said[-1].voxels == 7 * 13 * 31
+
+
+@dataclass(frozen=True)
+class Nap:
+    """Takes its time."""
+
+    def __call__(self, block: Block) -> Receipt:
+        time.sleep(0.002)
+        return Receipt(block.write, block.index)
+
+
+def test_blocks_together_take_no_longer_than_their_workers_had(client: Client, tmp_path: Path) -> None:
+    grid = BlockGrid((1, 1, 2000), (1, 1, 1), (1, 1, 1))  # many go to a worker at a time
+    start = time.monotonic()
+    with Ledger(tmp_path / "l.jsonl", Header("nap", {}, len(grid))) as ledger:
+        run_blocks(client, Nap(), Numbered(grid), Meter(ledger))
+        assert 2000 * 0.002 <= ledger.rows.seconds <= len(client.nthreads()) * (time.monotonic() - start)
 
 
 @dataclass(frozen=True)
