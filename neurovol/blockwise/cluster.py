@@ -37,6 +37,10 @@ QUIET = {
 # Of all the tasks that wait on a worker that dies Dask knows not which one ran: it is to ask us, each time (marker.py).
 BLAME = {"distributed.scheduler.allowed-failures": 0}
 
+# A nanny starts another worker whenever its own dies. Dask looks 15 s after a death whether it did, and else closes the
+# nanny for good; a worker that dies just then once more would be missing for the rest of the run.
+KEEP = {"distributed.deploy.lost-worker-timeout": "10000 days"}
+
 # Ctrl-C at a terminal reaches every process; it is the driver that decides what becomes of running blocks.
 UNHEEDING = "import signal\n\ndef dask_setup(worker):\n    signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 
@@ -82,7 +86,7 @@ def open_client(settings: ClusterSettings) -> Iterator[Client]:
     environment = dict(os.environ)
     spawn = {"distributed.nanny.pre-spawn-environ": MALLOC | {"OMP_NUM_THREADS": threads}}
     with (
-        dask.config.set(QUIET | BLAME | spawn | {"distributed.worker.preload": [UNHEEDING]}),
+        dask.config.set(QUIET | BLAME | KEEP | spawn | {"distributed.worker.preload": [UNHEEDING]}),
         LocalCluster(
             n_workers=worker_count(settings),
             threads_per_worker=THREADS,
