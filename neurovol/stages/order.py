@@ -134,7 +134,7 @@ def perform_all(
         for action in every:
             state = state_of(action.step)
             again = action.step.name in redo
-            begin(action, state)
+            begin(action, State("missing") if again else state)
             if state.kind != "done" or again:
                 settings, work = cluster_for(steps, action.step.stage), partial(action.work, redo=again, report=report)
                 workers.persevere(settings, action.step.name, work, partial(_blocks_done, action.step, again))

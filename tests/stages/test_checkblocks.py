@@ -15,6 +15,7 @@ from neurovol.cli import main
 from neurovol.geometry import BlockGrid, Box, Zyx, zyx
 from neurovol.stages.checkblocks import Face, seam_of, some_faces
 from neurovol.stages.cover import Cover
+from neurovol.stages.skip import Where
 from neurovol.volume.omezarr import VolumeReader, VolumeWriter, create_volume, open_volume
 from tests.stages.test_cover import Held
 
@@ -63,6 +64,16 @@ def test_faces_lie_where_blocks_and_windows_meet(tmp_path: Path) -> None:
         a, b = face.box.pairs[face.axis]
         assert a < face.at < b
         assert Box.of_shape(SHAPE).contains(face.box)
+
+
+def test_faces_lie_where_something_is_predicted(tmp_path: Path) -> None:
+    cover, _ = _covered(tmp_path, (8, 16, 16))
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2, 30:34, 40] = 1  # astride a face, and nowhere else
+    masked = replace(cover, where=Where(Held(mask[None]), (1, 1, 1)))
+    faces = _faces(masked)
+    assert faces
+    assert all(mask[face.box.slices].any() for face in faces)
 
 
 def test_a_finished_project_is_checked_and_a_wrong_plane_is_named(

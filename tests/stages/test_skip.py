@@ -23,10 +23,13 @@ from neurovol.networks.unet3d import UNet3D, UNet3DSpec
 from neurovol.project import open_project
 from neurovol.settings import SegmentSettings
 from neurovol.stages.cover import Cover
+from neurovol.stages.pseudolabel import pseudolabels
+from neurovol.stages.segment import baseline, segmentation
 from neurovol.stages.skip import Where, kept_of
-from neurovol.stages.steps import Steps
+from neurovol.stages.steps import BASELINES, Steps
 from neurovol.volume.omezarr import VolumeReader, VolumeWriter, create_volume, open_volume
 from neurovol.volume.phantom import PhantomSource
+from tests.tiny import write_tiny
 
 SHAPE: Zyx = (13, 29, 31)
 
@@ -225,6 +228,14 @@ def test_what_is_done_everywhere_stays_done(half_empty: Path) -> None:
     )
     assert set(everywhere) == {"image", "weights", "segment.precision", "version"}
     assert in_tissue == everywhere | {"segment.where": "tissue", "tissue.version": 1}
+
+
+def test_what_is_compared_is_masked_alike_and_pseudo_labels_are_not(tmp_path: Path) -> None:
+    steps = Steps(open_project(write_tiny(tmp_path, ("[segment]", '[segment]\nwhere = "tissue"'))))
+    scored = [segmentation(steps, "b"), *(baseline(steps, "b", method) for method in BASELINES)]
+    assert all(wanted.in_tissue and wanted.step.inputs["segment.where"] == "tissue" for wanted in scored)
+    assert not pseudolabels(steps, "a").in_tissue
+    assert "segment.where" not in pseudolabels(steps, "a").step.inputs
 
 
 def test_a_mask_that_is_not_there_is_asked_for(half_empty: Path, capsys: pytest.CaptureFixture[str]) -> None:
