@@ -27,8 +27,10 @@ MOST_LOSSES = 3  # of clusters in a row on which no block was done
 # which costs copying and encoding half of their speed. A worker keeps what a few blocks need.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": 2**25, "MALLOC_TRIM_THRESHOLD_": 2**28}
 
-# Looking at itself ten to a hundred times a second costs Dask's workers a fifth of their speed, and no one looks.
+# Looking at itself ten to a hundred times a second costs Dask's workers a fifth of their speed, and no one looks. Nor
+# at the last thousand messages to each worker, which the scheduler keeps, with all that futures were given.
 QUIET = {
+    "distributed.admin.low-level-log-length": 10,
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "5s",
     "distributed.admin.tick.interval": "1s",
