@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, runtime_checkable
 
-from distributed import get_worker
+from distributed import Worker, get_worker
 
-from neurovol.blockwise.marker import Slot, own_address
+from neurovol.blockwise.lifetime import may_begin
+from neurovol.blockwise.marker import Slot
 from neurovol.errors import DiskFull, Failure, UserError
 from neurovol.geometry import Block, Receipt
 
@@ -73,6 +74,7 @@ class Order:
     number: int  # of the attempt, from 1 on
     token: str  # of this future alone
     markers: str = ""  # folder for start markers; none where it is empty
+    needs_s: float = 0.0  # that a block takes, nearly always
 
 
 Begun = tuple[float, Landing]  # how many seconds a group took to compute, and what is on its way
@@ -81,38 +83,40 @@ Begun = tuple[float, Landing]  # how many seconds a group took to compute, and w
 def attempt(task: BlockTask, order: Order) -> list[Attempt]:
     """Run a task on blocks, on a worker; never raises, so that Dask does not judge failures.
 
-    Of blocks that were not begun, because the driver asked to stop, nothing is said.
+    Of blocks that were not begun, because the driver asked to stop or the worker's time is up, nothing is said.
     """
-    outcomes = _computing().submit(_compute, task, order, own_address()).result()
+    worker = get_worker()
+    outcomes = _computing(worker).submit(_compute, task, order, worker).result()
     results: list[Attempt] = []
     for group, outcome in zip(order.groups, outcomes, strict=True):
         results += outcome if isinstance(outcome, list) else _landed(group, order.number, outcome)
     return results
 
 
-def _computing() -> Executor:
-    """The worker's threads for arithmetic: one fewer than Dask's own, of which one waits for the disk."""
-    worker = get_worker()
+def _computing(worker: Worker) -> Executor:
+    """A worker's threads for arithmetic: one fewer than Dask's own, of which one waits for the disk."""
     if _THREADS not in worker.executors:
         threads = ThreadPoolExecutor(max(1, worker.state.nthreads - 1), _THREADS)
         worker.executors.setdefault(_THREADS, threads)  # another task may have been quicker
     return worker.executors[_THREADS]
 
 
-def _compute(task: BlockTask, order: Order, worker: str) -> list[Begun | list[Attempt]]:
+def _compute(task: BlockTask, order: Order, worker: Worker) -> list[Begun | list[Attempt]]:
     """Of each group what is on its way, or how it failed."""
-    marker = Slot.of(order.markers, worker)
+    marker = Slot.of(order.markers, str(worker.address))
     begin = task.begin if isinstance(task, TogetherTask) else partial(_one_by_one, task)
-    return [_begun(begin, group, order, marker) for group in order.groups]
+    return [_begun(begin, group, order, marker, worker) for group in order.groups]
 
 
 def _one_by_one(task: BlockTask, group: Group) -> Landing:
     return Landing([task(block) for block in group], _nothing)
 
 
-def _begun(begin: Callable[[Group], Landing], group: Group, order: Order, marker: Slot) -> Begun | list[Attempt]:
+def _begun(
+    begin: Callable[[Group], Landing], group: Group, order: Order, marker: Slot, worker: Worker
+) -> Begun | list[Attempt]:
     start = time.perf_counter()
-    if marker.asked_to_stop():
+    if marker.asked_to_stop() or not may_begin(worker, order.needs_s * len(group)):
         return []
     marker.write(order.token, group[0].index)
     try:

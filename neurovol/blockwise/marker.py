@@ -13,8 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from distributed import get_worker
-
 WIDTH = 512  # bytes, rewritten in place at every start
 STOP = "stop"  # a file of this name asks workers to begin no further block
 
@@ -72,11 +70,6 @@ class Slot:
     def close(self) -> None:
         if self._handle >= 0:
             os.close(self._handle)
-
-
-def own_address() -> str:
-    """Of the worker whose task thread this is."""
-    return str(get_worker().address)
 
 
 def read_markers(folder: Path) -> list[Marker]:
