@@ -139,7 +139,7 @@ def _status(options: argparse.Namespace) -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     from neurovol.blockwise.cluster import cores, open_client
-    from neurovol.settings import ClusterSettings
+    from neurovol.clustersettings import ClusterSettings
     from neurovol.terminal import Bars
 
     made, left = list(_to_verify(options)), list[str]()

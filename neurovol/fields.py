@@ -7,13 +7,19 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Zyx = tuple[int, int, int]
 PositiveZyx = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 Micrometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 VoxelSize = tuple[Micrometres, Micrometres, Micrometres]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+
+
+class Section(BaseModel):
+    """A part of the project file; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _ordered(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
@@ -50,6 +56,26 @@ def _unrepeated(paths: tuple[Path, ...]) -> tuple[Path, ...]:
     return paths
 
 
+def walltime_s(text: str) -> int:
+    """Seconds of HH:MM:SS or D-HH:MM:SS.
+
+    >>> walltime_s("04:00:00"), walltime_s("1-00:30:00")
+    (14400, 88200)
+    """
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", text)
+    if found is None:
+        raise ValueError(f'"{text}" is no walltime; write HH:MM:SS or D-HH:MM:SS, as "04:00:00"')
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _walltime(text: str) -> str:
+    if walltime_s(text) < 60:
+        raise ValueError(f'"{text}" is too short for a job; queues count minutes')
+    return text
+
+
 FilePath = Annotated[Path, BeforeValidator(expanded)]
 FilePaths = Annotated[tuple[Path, ...], BeforeValidator(_listed), AfterValidator(_unrepeated)]
 BoxPairs = Annotated[tuple[tuple[int, int], tuple[int, int], tuple[int, int]], AfterValidator(_ordered)]
+Walltime = Annotated[str, AfterValidator(_walltime)]

@@ -8,17 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from neurovol.clustersettings import ClusterSettings
 from neurovol.errors import UserError
-from neurovol.fields import BoxPairs, FilePath, FilePaths, Name, PositiveZyx, VoxelSize, Zyx, expanded
+from neurovol.fields import BoxPairs, FilePath, FilePaths, Name, PositiveZyx, Section, VoxelSize, Zyx, expanded
 from neurovol.geometry import Box, round_up
-
-
-class Section(BaseModel):
-    """A part of the project file; unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Phantom(Section):
@@ -223,32 +218,6 @@ class EvaluateSettings(Section):
         "",
         description="What the test annotations are, if not an expert's own drawing; shown beside every figure",
     )
-
-
-class ClusterSettings(Section):
-    """Where blocks are computed."""
-
-    kind: Literal["local", "address"] = Field(
-        "local", description="Start workers on this machine, or use a running scheduler"
-    )
-    address: str | None = Field(None, description='The scheduler\'s address, for kind "address"')
-    workers: int | None = Field(None, ge=1, description="Worker processes; default one per two cores, at most 4")
-    threads: int | None = Field(
-        None, ge=1, description="Threads that a worker's arithmetic uses; default the cores shared among the workers"
-    )
-    retries: int = Field(2, ge=0, description="Further attempts at a block that fails, before it is quarantined")
-    allowed_bytes: int | None = Field(
-        None,
-        ge=500_000_000,
-        description="Memory of predictions, all their workers together; default half of this machine's. Windows are "
-        "chosen by it, and refused beyond it; a conversion has its own, convert.allowed_bytes",
-    )
-
-    @model_validator(mode="after")
-    def _address_where_needed(self) -> ClusterSettings:
-        if (self.kind == "address") != (self.address is not None):
-            raise ValueError('`address` goes with kind = "address", and only with it')
-        return self
 
 
 class StoreSettings(Section):

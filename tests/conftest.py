@@ -7,7 +7,7 @@ from distributed import Client
 from hypothesis import settings
 
 from neurovol.blockwise.cluster import open_client
-from neurovol.settings import ClusterSettings
+from neurovol.clustersettings import ClusterSettings
 
 settings.register_profile("neurovol", deadline=None)  # a busy machine makes no test wrong
 settings.load_profile("neurovol")

@@ -62,6 +62,15 @@ def test_a_project_needs_a_name_and_a_sample_and_all_else_has_a_default(tmp_path
         (listed('["a", "${NEUROVOL_NOT_SET}/b"]'), "environment variable NEUROVOL_NOT_SET, which is not set"),
         (f'name = "p"\n{SAMPLE}[cluster]\nkind = "address"', "`address` goes with"),
         (
+            f'name = "p"\n{SAMPLE}[cluster]\nkind = "address"\naddress = "tcp://10.0.0.1:8786"',
+            "not encrypted, so whoever reaches it can run code as you; use tls://",
+        ),
+        (f'name = "p"\n{SAMPLE}[cluster]\nkind = "slurm"\ngpus = 2', "jobs have theirs by job.gpus"),
+        (
+            f'name = "p"\n{SAMPLE}[cluster]\nkind = "slurm"\njob.walltime = "4h"',
+            "cluster.job.walltime = '4h': \"4h\" is no walltime; write HH:MM:SS or D-HH:MM:SS",
+        ),
+        (
             f'name = "p"\n{SAMPLE}[[annotations]]\nsample = "s"\nsource = "a"\nvalues = {{neuron = 0}}',
             "background, neuron and ignore must differ",
         ),

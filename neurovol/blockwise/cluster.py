@@ -1,4 +1,4 @@
-"""Where blocks are computed: workers on this machine, or a scheduler that already runs."""
+"""Where blocks are computed: workers on this machine, jobs of a queue, or a scheduler that already runs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import dask
-from distributed import Client, LocalCluster
+from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.system import MEMORY_LIMIT
 
+from neurovol.blockwise.scheduler import OwnScheduler, not_waiting_for_the_dead
+from neurovol.clustersettings import ClusterSettings
 from neurovol.errors import Failure
-from neurovol.settings import ClusterSettings
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,9 @@ MOST_WORKERS = 4  # each holds a network's activations; more by setting
 CONNECT_SECONDS = 20  # that a scheduler has to come back in, too
 
 
+T = TypeVar("T")
+
+
 class Work(Protocol):
     """Does a step, whatever part of it is not done yet."""
 
@@ -67,47 +72,103 @@ def cores() -> int:
 
 
 def worker_count(settings: ClusterSettings) -> int:
-    """Worker processes on this machine: as set, else one per two cores."""
-    return settings.workers or max(1, min(MOST_WORKERS, cores() // 2))
+    """Worker processes: as set, else one job of a queue, one per GPU, or one per two cores of this machine."""
+    if settings.queued:
+        return settings.workers or 1
+    return settings.workers or settings.gpus or max(1, min(MOST_WORKERS, cores() // 2))
 
 
 def thread_count(settings: ClusterSettings) -> int:
-    """Threads of a worker's arithmetic: as set, else the cores shared among the workers."""
+    """Threads of a worker's arithmetic: as set, else the cores of its job, or this machine's shared among all."""
+    if settings.queued:
+        return settings.threads or settings.job.cores
     return settings.threads or max(1, cores() // worker_count(settings))
 
 
 @contextmanager
-def open_client(settings: ClusterSettings) -> Iterator[Client]:
-    """A Dask client for the length of a `with`; local workers are started and stopped with it."""
+def open_client(settings: ClusterSettings, folder: Path | None = None, name: str = "neurovol") -> Iterator[Client]:
+    """A Dask client for the length of a `with`; what workers it starts are stopped with it.
+
+    Jobs of a queue are called `name`; their logs and keys lie in `folder`, which they have to see.
+    """
     _quieten()
     if settings.kind == "address":
         with _connected(str(settings.address)) as client:
             yield client
-        return
-    threads = str(thread_count(settings))
+    elif settings.queued:
+        from neurovol.blockwise.jobs import open_jobs
+
+        environment = {key: str(value) for key, value in (MALLOC | _threads(settings)).items()} | _spelled(QUIET)
+        folder = Path("jobs").absolute() if folder is None else folder
+        config = QUIET | BLAME
+        with dask.config.set(config), open_jobs(settings, folder, name, THREADS, environment, config) as client:
+            yield client
+    else:
+        with _local(settings) as client:
+            yield client
+
+
+@contextmanager
+def _local(settings: ClusterSettings) -> Iterator[Client]:
     environment = dict(os.environ)
-    spawn = {"distributed.nanny.pre-spawn-environ": MALLOC | {"OMP_NUM_THREADS": threads}}
+    threads = _threads(settings)
+    spawn = {"distributed.nanny.pre-spawn-environ": MALLOC | {"OMP_NUM_THREADS": threads["OMP_NUM_THREADS"]}}
+    here = {"host": "127.0.0.1", "protocol": "tcp://"}
+    dashboard = {"dashboard": True, "dashboard_address": "127.0.0.1:0"}
+    worker = {
+        "cls": Nanny,
+        "options": here
+        | {
+            "nthreads": THREADS,
+            "memory_limit": MEMORY_LIMIT // worker_count(settings),  # Dask's own default is by threads, of all cores
+            "dashboard": False,
+            "silence_logs": logging.CRITICAL,
+            "env": threads | {"DASK_LOGGING__DISTRIBUTED": "critical"},
+        },
+    }
+    scheduler: dict[str, Any] = {"cls": Scheduler, "options": here | dashboard}
+    if settings.scheduler == "process":
+        scheduler = {"cls": OwnScheduler, "options": here | dashboard | {"settings": QUIET | BLAME | KEEP}}
     with (
         dask.config.set(QUIET | BLAME | KEEP | spawn | {"distributed.worker.preload": [UNHEEDING]}),
-        LocalCluster(
-            n_workers=worker_count(settings),
-            threads_per_worker=THREADS,
-            memory_limit=MEMORY_LIMIT // worker_count(settings),  # Dask's own default is by threads, of all cores
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
+        SpecCluster(
+            workers={n: _on_gpu(worker, n, settings.gpus) for n in range(worker_count(settings))},
+            scheduler=scheduler,
+            worker=worker,
             silence_logs=logging.CRITICAL,
-            env={
-                **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads),
-                "DASK_LOGGING__DISTRIBUTED": "critical",
-            },
         ) as cluster,
+        not_waiting_for_the_dead(cluster),
         Client(cluster) as client,
     ):
         # Dask leaves OMP_NUM_THREADS=1 and more behind in this process, and in all that it starts
         os.environ.clear()
         os.environ.update(environment)
         yield client
+
+
+def _on_gpu(worker: dict[str, Any], number: int, gpus: int | None) -> dict[str, Any]:
+    """A worker that sees one of so many GPUs alone; None leaves it as it is."""
+    if gpus is None:
+        return worker
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    mine = (visible or [str(n) for n in range(gpus)])[number % gpus] if gpus else ""
+    options = worker["options"]
+    return worker | {"options": options | {"env": options["env"] | {"CUDA_VISIBLE_DEVICES": mine}}}
+
+
+def _threads(settings: ClusterSettings) -> dict[str, str]:
+    """The environment that tells a worker's arithmetic how many threads to use."""
+    count = str(thread_count(settings))
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count)
+
+
+def _spelled(config: dict[str, Any]) -> dict[str, str]:
+    """Dask's configuration as environment variables.
+
+    >>> _spelled({"distributed.admin.tick.interval": "1s"})
+    {'DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL': '1s'}
+    """
+    return {f"DASK_{k}".upper().replace(".", "__").replace("-", "_"): str(v) for k, v in config.items()}
 
 
 def _quieten() -> None:
@@ -127,10 +188,20 @@ def _connected(address: str) -> Iterator[Client]:
         yield client
 
 
-class Workers:
-    """The workers of one stage at a time, kept while the next wants the same; others where they are lost."""
+def on_worker(client: Client, function: Callable[[], T]) -> T:
+    """What a function returns where blocks are computed; raises what it raises."""
+    result: T = client.submit(function, pure=False).result()
+    return result
 
-    def __init__(self) -> None:
+
+class Workers:
+    """The workers of one stage at a time, kept while the next wants the same; others where they are lost.
+
+    `folder` is where jobs of a queue have their logs.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
         self._stack = ExitStack()
         self._client: Client | None = None
         self._settings: ClusterSettings | None = None
@@ -146,7 +217,7 @@ class Workers:
 
         `done` counts the blocks that are. Raises Failure after MOST_LOSSES clusters in a row on which none was done.
         """
-        client = self._opened(settings)
+        client = self._opened(settings, step)
         losses, before = 0, -1
         while True:
             try:
@@ -162,12 +233,19 @@ class Workers:
                         f"see to the cluster, and run again to go on"
                     ) from None
                 log.warning("%s: %s; going on with another cluster", step, lost)
-                client = self._opened(settings)
+                client = self._opened(settings, step)
 
-    def _opened(self, settings: ClusterSettings) -> Client:
+    def release_jobs(self) -> None:
+        """Give jobs back to their queue, before hours in which they would idle; workers of this machine stay."""
+        if self._settings is not None and self._settings.queued:
+            self._leave()
+
+    def _opened(self, settings: ClusterSettings, step: str) -> Client:
         if self._client is None or settings != self._settings:
             self._leave()
-            self._client, self._settings = self._stack.enter_context(open_client(settings)), settings
+            name = f"neurovol {step}".replace(" ", "-")  # of the first of the steps that they are for
+            self._client = self._stack.enter_context(open_client(settings, self._folder, name))
+            self._settings = settings
         return self._client
 
     def _leave(self) -> None:

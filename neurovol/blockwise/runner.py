@@ -50,14 +50,20 @@ class Meter:
 
 
 def settled(
-    client: Client, task: BlockTask, blocks: Sequence[Block], retries: int, together: int = 1
+    client: Client,
+    task: BlockTask,
+    blocks: Sequence[Block],
+    retries: int,
+    together: int = 1,
+    near: Path | None = None,
 ) -> Iterator[Attempt]:
     """The last attempt at each block, as they come: done, or failed for good after `retries` further attempts.
 
     Up to `together` blocks side by side along x are given to a TogetherTask at once. Raises DiskFull at once, as no
-    block would fare better, and ClusterLost.
+    block would fare better, and ClusterLost. `near` is a folder that workers on other machines see too: without it they
+    cannot tell which block killed one of them.
     """
-    with tempfile.TemporaryDirectory(prefix="neurovol-") as markers:
+    with tempfile.TemporaryDirectory(prefix=".neurovol-", dir=near) as markers:
         submission = Submission(
             client, task, blocks, len(blocks), markers=Path(markers), retries=retries, together=together
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -55,7 +56,12 @@ class Precision:
             weight.data = self.lay_out(weight.data)
 
     def for_inference(self, model: nn.Module, device: str = "cpu") -> nn.Module:
-        """The model in eval mode, its weights cast to `dtype` and laid out, in place."""
+        """The model in eval mode, its weights cast to `dtype` and laid out, in place; UserError without its device."""
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError(
+                f"a GPU is to predict, but torch sees none on {socket.gethostname()}: ask for one (gpus = 1 in "
+                f"[cluster.gpu_job], or a machine that has one); what was begun on one and is to do without: --redo"
+            )
         model.eval().requires_grad_(False).to(device, _TORCH[self.dtype])
         self.lay_out_weights(model)
         return model

@@ -147,9 +147,11 @@ def _unpacked(client: Client, task: Convert, box: Box, retries: int, scratch: Pa
     layer = Box((box.start[0], 0, 0), (box.stop[0], *shape[2:]))
     unpack = Unpack(task.source, task.channels, str(scratch))
     at_once = max(1, min(PLANES, PLANES_BYTES // plane_bytes))
-    failed = [r.block for r in settled(client, unpack, planes_of(layer, at_once), 0) if r.error is not None]
+    failed = [
+        r.block for r in settled(client, unpack, planes_of(layer, at_once), 0, near=scratch) if r.error is not None
+    ]
     alone = [plane for block in failed for plane in planes_of(block.write)]  # whichever of them it was
-    for result in settled(client, unpack, alone, retries):
+    for result in settled(client, unpack, alone, retries, near=scratch):
         if result.error is not None:
             record_failure(str(scratch), result.block.index, result.last_line)
     return Unpacked(str(scratch), shape, task.source.dtype, task.channels)

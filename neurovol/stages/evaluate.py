@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from distributed import Client
 from numpy.typing import NDArray
 
 from neurovol.blockwise.ledger import Header, Ledger
@@ -102,10 +101,10 @@ def plan_evaluate(steps: Steps) -> list[Plan]:
     return [Plan(step.name, state_of(step).kind, notes=(f"samples   {', '.join(steps.with_role('test'))}",))]
 
 
-def evaluate(steps: Steps, *, client: Client | None = None, redo: bool = False, report: Report = silent) -> None:
+def evaluate(steps: Steps, *, redo: bool = False, report: Report = silent) -> None:
     """Score all methods on the test annotations, write metrics.json. UserError where a prediction is missing.
 
-    It reads bounded pieces in the driver's own process; `client` is not used.
+    It reads bounded pieces in the driver's own process.
     """
     for name in steps.with_role("test"):
         for step in steps.predictions(name).values():

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Protocol
 
 from neurovol.blockwise.cluster import worker_count
+from neurovol.clustersettings import ClusterSettings
 from neurovol.errors import UserError
 from neurovol.geometry import Box, Zyx, ceil_div, round_up, zyx
 from neurovol.networks.precision import Precision
-from neurovol.settings import ClusterSettings
 
 # Measured of a worker that has predicted one tiny window, with torch 2.13 for CPU alone: 310 to 320 MB.
 LIBRARIES_BYTES = 320_000_000
@@ -167,6 +167,7 @@ class Room:
     workers: int
     is_set: bool = True  # as cluster.allowed_bytes
     known: bool = True  # how many workers there are; elsewhere they are reckoned with
+    whose: str = "half of this machine's memory"
 
     @property
     def each(self) -> int:
@@ -174,19 +175,26 @@ class Room:
         return self.allowed_bytes // self.workers
 
     def __str__(self) -> str:
-        what = "cluster.allowed_bytes" if self.is_set else "half of this machine's memory (cluster.allowed_bytes)"
+        what = "cluster.allowed_bytes" if self.is_set else f"{self.whose} (cluster.allowed_bytes)"
         reckoned = "" if self.known else ", as reckoned with (cluster.workers)"
         share = "1 worker may use" if self.workers == 1 else f"{self.workers} workers share"
         return f"{share} the {gigabytes(self.allowed_bytes)} of {what}{reckoned}"
 
 
 def room_for(settings: ClusterSettings) -> Room:
-    """What workers may use: as set, else half of this machine's memory, also where they are on others."""
-    local = settings.kind == "local"
-    workers = worker_count(settings) if local else settings.workers or 1
-    known = local or settings.workers is not None
+    """What workers may use: as set, else three quarters of the memory of jobs, else half of this machine's.
+
+    Half of this machine's also where workers are on others that are not known.
+    """
+    settings = settings.predicting
+    counted = settings.kind != "address"
+    workers = worker_count(settings) if counted else settings.workers or 1
+    known = counted or settings.workers is not None
     if settings.allowed_bytes is not None:
         return Room(settings.allowed_bytes, workers, True, known)
+    if settings.queued:
+        theirs = int(settings.job.memory_gb * 1e9) * 3 // 4 * workers
+        return Room(theirs, workers, False, whose="three quarters of the jobs' memory")
     return Room(machine_bytes() // 2, workers, False, known)
 
 

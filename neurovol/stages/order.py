@@ -11,15 +11,16 @@ from typing import Literal, Protocol, get_args
 from distributed import Client
 
 from neurovol.blockwise.cluster import Workers, cores
+from neurovol.clustersettings import ClusterSettings
 from neurovol.errors import UserError
 from neurovol.progress import Report
 from neurovol.project import State, Step, stale_text, state_of
-from neurovol.settings import ClusterSettings
 from neurovol.stages.annotate import annotate, plan_annotate
 from neurovol.stages.convert import convert, plan_convert
 from neurovol.stages.copying import copiers
 from neurovol.stages.evaluate import evaluate, plan_evaluate
 from neurovol.stages.plan import Plan
+from neurovol.stages.predict import gpu_count
 from neurovol.stages.pseudolabel import check_pseudolabel, learn_cnn2d, plan_learn, plan_pseudolabel, pseudolabel
 from neurovol.stages.report import plan_report, report_project
 from neurovol.stages.segment import (
@@ -38,9 +39,15 @@ STAGES: tuple[str, ...] = (*get_args(Stage), "report")
 
 
 class Work(Protocol):
-    """Does a step, whatever part of it is not done yet; with `redo` builds it anew."""
+    """Does a step, whatever part of it is not done yet, by workers; with `redo` builds it anew."""
 
     def __call__(self, *, client: Client, redo: bool, report: Report) -> None: ...
+
+
+class OwnWork(Protocol):
+    """The same in this process, without workers."""
+
+    def __call__(self, *, redo: bool, report: Report) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -49,9 +56,10 @@ class Action:
 
     step: Step
     plan: Callable[[], list[Plan]]
-    work: Work
+    work: Work | None  # None where the step is done without workers: then `own_work`
     sample: str | None = None  # None where the step is the whole project's
     check: Callable[[Set[str]], None] | None = None  # refuses early what it would refuse; names what is built anew
+    own_work: OwnWork | None = None
 
 
 def actions(steps: Steps) -> list[Action]:
@@ -62,7 +70,7 @@ def actions(steps: Steps) -> list[Action]:
     if steps.predicts:
         found += _prediction(steps)
     every = [action.step for action in found]
-    return [*found, Action(steps.report(), partial(plan_report, steps), partial(report_project, steps, every))]
+    return [*found, _own(steps.report(), partial(plan_report, steps), partial(report_project, steps, every))]
 
 
 def _conversion(steps: Steps) -> Iterator[Action]:
@@ -74,12 +82,12 @@ def _conversion(steps: Steps) -> Iterator[Action]:
 
 
 def _learning(steps: Steps) -> Iterator[Action]:
-    yield Action(steps.learn_cnn2d(), partial(plan_learn, steps), partial(learn_cnn2d, steps))
+    yield _own(steps.learn_cnn2d(), partial(plan_learn, steps), partial(learn_cnn2d, steps))
     for name in steps.to_learn_from:
         plan, work = partial(plan_pseudolabel, steps, name), partial(pseudolabel, steps, name)
         yield Action(steps.pseudolabel(name), plan, work, name, partial(check_pseudolabel, steps, name))
     for method in steps.unets:
-        yield Action(steps.learn_unet3d(method), partial(plan_train, steps, method), partial(train, steps, method))
+        yield _own(steps.learn_unet3d(method), partial(plan_train, steps, method), partial(train, steps, method))
 
 
 def _prediction(steps: Steps) -> Iterator[Action]:
@@ -91,7 +99,11 @@ def _prediction(steps: Steps) -> Iterator[Action]:
         plan, work = partial(plan_baseline, steps, name, method), partial(predict_baseline, steps, name, method)
         yield Action(steps.baseline(name, method), plan, work, name, partial(check_baseline, steps, name, method))
     if tested:
-        yield Action(steps.evaluate(), partial(plan_evaluate, steps), partial(evaluate, steps))
+        yield _own(steps.evaluate(), partial(plan_evaluate, steps), partial(evaluate, steps))
+
+
+def _own(step: Step, plan: Callable[[], list[Plan]], work: OwnWork) -> Action:
+    return Action(step, plan, None, own_work=work)
 
 
 def chosen(every: Iterable[Action], stages: Iterable[str], sample: str | None = None) -> list[Action]:
@@ -130,12 +142,17 @@ def perform_all(
     for action in every:  # before hours of other steps, not after
         if action.check is not None and (state_of(action.step).kind != "done" or action.step.name in redo):
             action.check(redo)
-    with Workers() as workers:
+    with Workers(steps.project.folder / "jobs") as workers:
         for action in every:
             state = state_of(action.step)
             again = action.step.name in redo
             begin(action, State("missing") if again else state)
-            if state.kind != "done" or again:
+            if state.kind == "done" and not again:
+                continue
+            if action.own_work is not None:
+                workers.release_jobs()
+                action.own_work(redo=again, report=report)
+            if action.work is not None:
                 settings, work = cluster_for(steps, action.step.stage), partial(action.work, redo=again, report=report)
                 workers.persevere(settings, action.step.name, work, partial(_blocks_done, action.step, again))
 
@@ -147,7 +164,11 @@ def _blocks_done(step: Step, redo: bool) -> int:
 def cluster_for(steps: Steps, stage: str) -> ClusterSettings:
     """The workers that a stage wants: as set; by default copying takes one a core, each on its own."""
     cluster = steps.project.settings.cluster
-    if stage not in ("convert", "annotate") or cluster.kind != "local" or cluster.workers is not None:
+    if stage not in ("convert", "annotate"):
+        if cluster.kind == "local" and cluster.gpus is None and gpu_count():
+            cluster = cluster.model_copy(update={"gpus": gpu_count()})
+        return cluster.predicting
+    if cluster.kind != "local" or cluster.workers is not None:
         return cluster
     workers = copiers(steps.samples.values(), steps.project.settings.convert.allowed_bytes, cores())
     return cluster.model_copy(update={"workers": workers, "threads": 1})

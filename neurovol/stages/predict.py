@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import torch
 from distributed import Client
 
+from neurovol.blockwise.cluster import on_worker
 from neurovol.blockwise.ledger import Header, Ledger, read_ledger
+from neurovol.clustersettings import ClusterSettings
 from neurovol.geometry import Block, BlockGrid, Box, Zyx, check_halo, round_up, zyx
 from neurovol.levels import fitted_shard
 from neurovol.networks.checkpoint import Checkpoint, check_matches, load_checkpoint
@@ -33,8 +36,20 @@ TRIAL_SHAPE = (32, 64, 64)
 
 
 def device() -> str:
-    """Where networks run: a GPU if torch sees one."""
+    """Where networks run in this process: a GPU if torch sees one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_for(cluster: ClusterSettings) -> str:
+    """Where networks predict: in jobs of a queue as these ask for it, else as torch sees it here."""
+    if cluster.queued:
+        return "cuda" if cluster.predicting.job.gpus else "cpu"
+    return "cpu" if cluster.gpus == 0 else device()
+
+
+def gpu_count() -> int:
+    """GPUs that torch sees here."""
+    return torch.cuda.device_count()
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,7 @@ class Prediction:
     precision: Any  # as set: auto, fp32 or bf16
     whole: bool  # the boxes are the whole sample, so every shard exists
     in_tissue: bool = False  # and nowhere else
+    device: str = "cpu"
     above: float | None = None  # then: the intensity of tissue; None: as the mask of conversion says
 
 
@@ -157,7 +173,9 @@ def _cover(steps: Steps, wanted: Prediction, step: Step, client: Client, report:
     sweep_partial(step.output)
     boxes = None if wanted.whole else wanted.boxes
     blocks = level_blocks(open_volume(step.output, allow_incomplete=True), boxes)
-    chosen = _chosen(step, wanted, spec, room_for(settings.cluster))
+    trial = partial(_precision, wanted, spec)
+    tried = trial if settings.cluster.kind == "local" else partial(on_worker, client, trial)  # where it is to run
+    chosen = _chosen(step, wanted, spec, room_for(settings.cluster), tried)
     header = Header(step.name, step.inputs, sum(map(len, blocks)), chosen)
     with Ledger(step.ledger, header) as ledger:
         task = _task(ledger.header.chosen, wanted, step, spec)
@@ -179,26 +197,28 @@ def predicting(wanted: Prediction, on: str | None = None) -> Cover:
     return _task(chosen, wanted, wanted.step, spec_of(load_checkpoint(wanted.checkpoint)))
 
 
-def _chosen(step: Step, wanted: Prediction, spec: CNN2DSpec | UNet3DSpec, room: Room) -> dict[str, Any]:
+def _chosen(
+    step: Step, wanted: Prediction, spec: CNN2DSpec | UNet3DSpec, room: Room, trial: Callable[[], Precision]
+) -> dict[str, Any]:
     """Window and precision: those of an earlier run of this step, else as set, by what fits and by trial.
 
     UserError where a worker has not the memory.
     """
     record = read_ledger(step.ledger)
-    precision = _precision(wanted, spec) if record is None else Precision.from_json(record.header.chosen["precision"])
+    precision = trial() if record is None else Precision.from_json(record.header.chosen["precision"])
     demand = _demand(wanted, spec, precision)
     window = _window(wanted, demand, room) if record is None else zyx(record.header.chosen["window"])
     check_window(demand, room, window, _name_of(wanted, spec, record is not None))
     if record is not None:
         return record.header.chosen
-    return {"window": list(window), "precision": precision.to_json(), "device": device()}
+    return {"window": list(window), "precision": precision.to_json(), "device": wanted.device}
 
 
 def _demand(wanted: Prediction, spec: CNN2DSpec | UNet3DSpec, precision: Precision) -> Demand:
     view = wanted.view
     block = fitted_shard(view.shape, view.chunk, view.shard)
     extent = extent_of(wanted.boxes, block, spec.stride)
-    return Demand(spec, extent, block, view.chunk, view.source.dtype.itemsize, precision, device() != "cpu")
+    return Demand(spec, extent, block, view.chunk, view.source.dtype.itemsize, precision, wanted.device != "cpu")
 
 
 def _window(wanted: Prediction, demand: Demand, room: Room) -> Zyx:
@@ -217,17 +237,18 @@ def _name_of(wanted: Prediction, spec: CNN2DSpec | UNet3DSpec, begun: bool) -> s
 
 def _likely_precision(wanted: Prediction, spec: CNN2DSpec | UNet3DSpec) -> Precision:
     """What a trial would choose, most likely."""
-    return Precision("fp32", True) if isinstance(spec, CNN2DSpec) else candidates(wanted.precision, device())[0]
+    return Precision("fp32", True) if isinstance(spec, CNN2DSpec) else candidates(wanted.precision, wanted.device)[0]
 
 
 def _precision(wanted: Prediction, spec: CNN2DSpec | UNet3DSpec) -> Precision:
+    """The fastest, by trial in this process."""
     if isinstance(spec, CNN2DSpec):
         return Precision("fp32", True)  # exact: dense inference must equal the patch classifier
     return choose_precision(
         lambda: fused(UNet3D(spec)),
         (1, spec.channels, *_on_stride(TRIAL_SHAPE, spec)),
         wanted.precision,
-        device=device(),
+        device=wanted.device,
     )
 
 

@@ -12,7 +12,7 @@ from neurovol.progress import Report, silent
 from neurovol.project import Step, perform, state_of
 from neurovol.stages.learn import Lesson, learn, training_samples
 from neurovol.stages.plan import Plan
-from neurovol.stages.predict import Prediction, device, plan_prediction, predict, window_planned
+from neurovol.stages.predict import Prediction, device, device_for, plan_prediction, predict, window_planned
 from neurovol.stages.segment import cnn_spec, need
 from neurovol.stages.steps import Steps
 from neurovol.training.loss import pixel_loss
@@ -31,6 +31,7 @@ def pseudolabels(steps: Steps, sample: str) -> Prediction:
         settings.window,
         "fp32",
         whole=settings.whole_samples,
+        device=device_for(steps.project.settings.cluster),
     )
 
 
@@ -51,10 +52,10 @@ def check_pseudolabel(steps: Steps, sample: str, _: Set[str]) -> None:
     window_planned(steps, pseudolabels(steps, sample), cnn_spec(steps))
 
 
-def learn_cnn2d(steps: Steps, *, client: Client | None = None, redo: bool = False, report: Report = silent) -> None:
+def learn_cnn2d(steps: Steps, *, redo: bool = False, report: Report = silent) -> None:
     """Train the 2D CNN on annotated pixels, as many of neurons as of background.
 
-    It learns in the driver's own process; `client` is not used.
+    It learns in the driver's own process.
     """
     settings = steps.project.settings.pseudolabel
     step = steps.learn_cnn2d()

@@ -11,7 +11,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from distributed import Client
 from numpy.typing import NDArray
 
 import neurovol
@@ -56,12 +55,10 @@ def plan_report(steps: Steps) -> list[Plan]:
     return [Plan(step.name, state_of(step).kind, notes=(f"file      {step.output}",))]
 
 
-def report_project(
-    steps: Steps, every: Sequence[Step], *, client: Client | None = None, redo: bool = False, report: Report = silent
-) -> None:
+def report_project(steps: Steps, every: Sequence[Step], *, redo: bool = False, report: Report = silent) -> None:
     """Write report.html from whatever of the project's steps is done; an older one is replaced.
 
-    It reads bounded pieces in the driver's own process; `client`, `redo` and `report` are not used.
+    It reads bounded pieces in the driver's own process; `redo` and `report` are not used.
     """
     step = steps.report()
     step.ledger.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from neurovol.networks.unet3d import UNet3DSpec
 from neurovol.progress import Report, silent
 from neurovol.project import state_of
 from neurovol.stages.plan import Plan
-from neurovol.stages.predict import Prediction, plan_prediction, predict, window_planned
+from neurovol.stages.predict import Prediction, device_for, plan_prediction, predict, window_planned
 from neurovol.stages.skip import mask_fault
 from neurovol.stages.steps import Steps
 
@@ -32,6 +32,7 @@ def segmentation(steps: Steps, sample: str) -> Prediction:
         settings.precision,
         whole=True,
         in_tissue=steps.in_tissue,
+        device=device_for(steps.project.settings.cluster),
         above=settings.above,
     )
 
@@ -49,6 +50,7 @@ def baseline(steps: Steps, sample: str, method: str) -> Prediction:
         settings.segment.precision,
         whole=False,
         in_tissue=steps.in_tissue,
+        device=device_for(settings.cluster),
         above=settings.segment.above,
     )
 

@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from neurovol.fields import Section
 from neurovol.geometry import Box
 from neurovol.project import Project, Step
-from neurovol.settings import Section
 from neurovol.stages.view import SampleView, opened, plain
 from neurovol.volume.tissue import VERSION as TISSUE_VERSION
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from distributed import Client
-
 from neurovol.networks.precision import choose_precision
 from neurovol.networks.unet3d import UNet3D
 from neurovol.progress import Report, silent
@@ -31,12 +29,10 @@ def plan_train(steps: Steps, method: str) -> list[Plan]:
     return [Plan(step.name, state_of(step).kind, memory_bytes=memory, memory_of="in this process", notes=notes)]
 
 
-def train(
-    steps: Steps, method: str, *, client: Client | None = None, redo: bool = False, report: Report = silent
-) -> None:
+def train(steps: Steps, method: str, *, redo: bool = False, report: Report = silent) -> None:
     """Train `unet3d_pseudo`, or `unet3d_sparse` on annotated voxels alone (α = 0).
 
-    It learns in the driver's own process; `client` is not used.
+    It learns in the driver's own process.
     """
     settings = steps.project.settings.train
     step = steps.learn_unet3d(method)

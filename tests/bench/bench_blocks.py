@@ -34,8 +34,8 @@ from typing import Any
 from neurovol.blockwise.cluster import open_client
 from neurovol.blockwise.ledger import Header, Ledger
 from neurovol.blockwise.runner import Meter, run_blocks
+from neurovol.clustersettings import ClusterSettings
 from neurovol.geometry import Block, BlockGrid, Numbered, Receipt
-from neurovol.settings import ClusterSettings
 
 COUNTS = {"1e4": 10_000, "1e5": 100_000, "1e6": 1_000_000}
 WORKERS = ClusterSettings(workers=2, threads=1)

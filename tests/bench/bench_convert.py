@@ -165,8 +165,8 @@ def ours(folder: Path, dest: Path, options: argparse.Namespace) -> dict[str, flo
     from neurovol.blockwise.cluster import open_client
     from neurovol.blockwise.ledger import Header, Ledger
     from neurovol.blockwise.runner import Meter
+    from neurovol.clustersettings import ClusterSettings
     from neurovol.levels import fused_levels, parted_levels
-    from neurovol.settings import ClusterSettings
     from neurovol.stages.blockcopy import Convert
     from neurovol.stages.convert import level_histograms
     from neurovol.stages.copying import copy_levels

@@ -22,8 +22,8 @@ from neurovol.blockwise.cluster import Workers
 from neurovol.blockwise.ledger import Header, Ledger, read_ledger
 from neurovol.blockwise.runner import Meter, run_blocks
 from neurovol.blockwise.submission import TimeLimit
+from neurovol.clustersettings import ClusterSettings
 from neurovol.geometry import Block, BlockGrid, Numbered, Receipt
-from neurovol.settings import ClusterSettings
 from neurovol.volume.omezarr import VolumeWriter, create_volume, finish_volume, sweep_partial
 
 SHAPE, SHARD = (16, 120, 160), (8, 8, 8)

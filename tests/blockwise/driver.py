@@ -15,8 +15,8 @@ import google_crc32c
 from neurovol.blockwise.cluster import open_client
 from neurovol.blockwise.ledger import Header, Ledger
 from neurovol.blockwise.runner import Meter, run_blocks
+from neurovol.clustersettings import ClusterSettings
 from neurovol.geometry import Block, BlockGrid, Numbered, Receipt
-from neurovol.settings import ClusterSettings
 
 GRID = BlockGrid((4, 40, 80), (4, 4, 8), (4, 4, 8))  # 1 x 10 x 10 = 100 blocks
 HEADER = Header("count", {}, total=len(GRID))

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from neurovol.blockwise.ledger import Header, Ledger
 from neurovol.cli import main
+from neurovol.clustersettings import ClusterSettings, JobSettings
 from neurovol.errors import UserError
 from neurovol.geometry import Box, zyx
 from neurovol.networks.cnn2d import CNN2DSpec
 from neurovol.networks.precision import Precision, bf16_is_fast
 from neurovol.networks.unet3d import UNet3DSpec
 from neurovol.project import open_project
-from neurovol.settings import ClusterSettings
 from neurovol.stages.memory import (
     Demand,
     Room,
@@ -155,10 +155,20 @@ def test_where_no_window_fits_the_least_that_it_takes_is_told():
 def test_the_memory_is_shared_by_the_workers_there_are():
     assert room_for(ClusterSettings(workers=3, allowed_bytes=6_000_000_000)).each == 2_000_000_000
     assert room_for(ClusterSettings(workers=1)) == Room(machine_bytes() // 2, 1, is_set=False)
-    elsewhere = ClusterSettings(kind="address", address="tcp://10.0.0.1:8786", allowed_bytes=6_000_000_000)
+    elsewhere = ClusterSettings(kind="address", address="tls://10.0.0.1:8786", allowed_bytes=6_000_000_000)
     assert room_for(elsewhere) == Room(6_000_000_000, 1, known=False)
     assert str(room_for(elsewhere)) == (
         "1 worker may use the 6 GB of cluster.allowed_bytes, as reckoned with (cluster.workers)"
+    )
+
+
+def test_jobs_may_use_three_quarters_of_what_they_ask_for_where_they_predict():
+    jobs = ClusterSettings(
+        kind="slurm", workers=4, job=JobSettings(memory_gb=4), gpu_job=JobSettings(memory_gb=20, gpus=1)
+    )
+    assert room_for(jobs).each == 15_000_000_000
+    assert str(room_for(jobs)) == (
+        "4 workers share the 60 GB of three quarters of the jobs' memory (cluster.allowed_bytes)"
     )
 
 
@@ -229,7 +239,7 @@ from neurovol.networks.checkpoint import Meta, save_checkpoint
 from neurovol.networks.cnn2d import CNN2D, CNN2DKernel, CNN2DSpec
 from neurovol.networks.normalise import RULE, Normalisation
 from neurovol.networks.unet3d import UNet3D, UNet3DKernel, UNet3DSpec
-from neurovol.settings import ClusterSettings
+from neurovol.clustersettings import ClusterSettings
 from neurovol.stages.cover import Cover
 from neurovol.volume.omezarr import VolumeReader, VolumeWriter, create_volume
 
