@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any, TypeVar
 
@@ -10,14 +11,16 @@ T = TypeVar("T")
 Row = dict[str, Any]  # a line of a ledger, without its checksum
 
 _PLAIN = frozenset({"n", "state", "fingerprint", "crc32c", "seconds", "attempt"})
-_NONE, _DONE, _OTHER = 0, 1, 2
+_WITH_REASON = _PLAIN | {"skipped"}
+_NONE, _DONE, _OTHER, _SKIPPED = range(4)  # from _SKIPPED on: done for nothing, by the place of the reason
+_MOST_REASONS = 256 - _SKIPPED  # what is left of a byte; there is one, or a few
 
 
 class Rows(Mapping[int, Row]):
     """The last row of each number.
 
-    Rows of blocks that are done and have nothing to add are kept in 21 bytes each, by their number; all others as
-    they are.
+    Rows of blocks that are done or skipped and have nothing to add are kept in 21 bytes each, by their number, and
+    each reason for skipping once; all others as they are.
     """
 
     def __init__(self, fingerprint: str) -> None:
@@ -25,6 +28,7 @@ class Rows(Mapping[int, Row]):
         self._kind = bytearray()
         self._crc32c, self._seconds, self._attempt = array("Q"), array("d"), array("I")
         self._others: dict[int, Row] = {}
+        self._reasons: list[str] = []
         self.seconds = 0.0  # of all rows
         self._done = 0
 
@@ -35,12 +39,24 @@ class Rows(Mapping[int, Row]):
         self._grow(n)
         self.seconds += row.get("seconds", 0.0)
         self._done += row["state"] == "done"
-        if row["state"] == "done" and row.keys() == _PLAIN and row["fingerprint"] == self._fingerprint:
-            self._kind[n] = _DONE
+        self._kind[n] = kind = self._kind_of(row)
+        if kind != _OTHER:
             self._crc32c[n], self._seconds[n], self._attempt[n] = row["crc32c"], row["seconds"], row["attempt"]
         else:
-            self._kind[n] = _OTHER
             self._others[n] = row
+
+    def _kind_of(self, row: Row) -> int:
+        if row["state"] != "done" or row.get("fingerprint") != self._fingerprint:
+            return _OTHER
+        if row.keys() == _PLAIN:
+            return _DONE
+        if row.keys() != _WITH_REASON or not isinstance(row["skipped"], str):
+            return _OTHER
+        if row["skipped"] not in self._reasons:
+            if len(self._reasons) == _MOST_REASONS:
+                return _OTHER
+            self._reasons.append(row["skipped"])
+        return _SKIPPED + self._reasons.index(row["skipped"])
 
     def _forget(self, n: int) -> None:
         if n in self:
@@ -59,9 +75,10 @@ class Rows(Mapping[int, Row]):
     def __getitem__(self, n: int) -> Row:
         if n not in self:
             raise KeyError(n)
-        if self._kind[n] == _OTHER:
+        kind = self._kind[n]
+        if kind == _OTHER:
             return self._others[n]
-        return {
+        row = {
             "n": n,
             "state": "done",
             "fingerprint": self._fingerprint,
@@ -69,6 +86,7 @@ class Rows(Mapping[int, Row]):
             "seconds": self._seconds[n],
             "attempt": self._attempt[n],
         }
+        return row if kind == _DONE else row | {"skipped": self._reasons[kind - _SKIPPED]}
 
     def __contains__(self, n: object) -> bool:
         return isinstance(n, int) and 0 <= n < len(self._kind) and self._kind[n] != _NONE
@@ -88,8 +106,15 @@ class Rows(Mapping[int, Row]):
     def quarantined(self) -> list[int]:
         return sorted(n for n, row in self._others.items() if row["state"] == "quarantined")
 
+    @property
+    def skipped(self) -> Counter[str]:
+        """How many blocks were skipped for each reason."""
+        found = Counter({why: self._kind.count(_SKIPPED + place) for place, why in enumerate(self._reasons)})
+        found.update(row["skipped"] for row in self._others.values() if "skipped" in row)
+        return +found
+
     def is_done(self, n: int) -> bool:
-        return n in self and (self._kind[n] == _DONE or self._others[n]["state"] == "done")
+        return n in self and (self._kind[n] != _OTHER or self._others[n]["state"] == "done")
 
     @property
     def done_count(self) -> int:

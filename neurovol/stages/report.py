@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import islice
@@ -219,8 +218,7 @@ def _stage_rows(every: Sequence[Step]) -> Iterator[StageRow]:
 
 def _note(record: Record) -> str:
     """Whether a stage is not finished, and how many blocks it skipped for which reason."""
-    skipped = Counter(row["skipped"] for row in record.rows.values() if "skipped" in row)
-    notes = [f"{count:,} blocks skipped: {why}" for why, count in sorted(skipped.items())]
+    notes = [f"{count:,} blocks skipped: {why}" for why, count in sorted(record.rows.skipped.items())]
     return "; ".join(["not finished"] * (record.finished is None) + notes)
 
 

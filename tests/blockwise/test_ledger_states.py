@@ -1,6 +1,7 @@
 """Any interleaving of done, failed, torn and resumed: a ledger says of each block what was last made durable."""
 
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,10 @@ class Life(RuleBasedStateMachine):
         fingerprint = HEADER.fingerprint
         self._append(n, "done", fingerprint=fingerprint, crc32c=crc32c, seconds=ms / 1000, attempt=attempt)
 
-    @rule(n=numbers)
-    def skipped(self, n: int) -> None:
-        self._append(n, "done", crc32c=0, seconds=0.0, attempt=1, skipped="no tissue")
+    @rule(n=numbers, why=st.sampled_from(["no tissue", "outside the boxes"]), fingerprint=st.booleans())
+    def skipped(self, n: int, why: str, fingerprint: bool) -> None:
+        of = {"fingerprint": HEADER.fingerprint} if fingerprint else {}
+        self._append(n, "done", **of, crc32c=0, seconds=0.0, attempt=1, skipped=why)
 
     @rule(n=numbers)
     def failed(self, n: int) -> None:
@@ -77,6 +79,7 @@ class Life(RuleBasedStateMachine):
             assert dict(record.rows) == rows
             assert record.done == {n for n, row in rows.items() if row["state"] == "done"}
             assert len(record.done) == sum(row["state"] == "done" for row in rows.values())
+            assert record.rows.skipped == Counter(row["skipped"] for row in rows.values() if "skipped" in row)
             assert record.quarantined == sorted(n for n, row in rows.items() if row["state"] == "quarantined")
             assert abs(record.seconds - sum(row.get("seconds", 0.0) for row in rows.values())) < 1e-6
             assert record.finished == (marks[-1] if marks else None)
