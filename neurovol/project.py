@@ -32,6 +32,7 @@ class Step:
     output: Path
     replaces: Path | None = None  # the ledger of an earlier model, if no model has these inputs
     inside: bool = False  # the output lies inside another step's, and is lost when that is built anew
+    progress: Path | None = None  # the image of what became of its blocks in the run under way, or the last one
 
     @property
     def name(self) -> str:
@@ -236,6 +237,10 @@ class Project:
 
     def ledger(self, sample: str, step: str) -> Path:
         return self.sample_folder(sample) / "ledgers" / f"{step}.jsonl"
+
+    def progress(self, sample: str, step: str) -> Path:
+        """Where the image lies that shows over the sample what became of a step's blocks."""
+        return self.sample_folder(sample) / "progress" / f"{step}.ome.zarr"
 
     def probabilities(self, sample: str, model: str, *, test_boxes: bool = False) -> Path:
         """Where a model's probabilities for a sample lie; baselines cover the test boxes only."""

@@ -104,6 +104,8 @@ def print_status(actions: Iterable[Action]) -> None:
             notes.append(f"{state.quarantined} quarantined, see {action.step.ledger}")
         if state.left_s is not None:
             notes.append(f"about {duration(state.left_s)} of one worker left")
+        if state.kind == "begun" and action.step.progress is not None and action.step.progress.exists():
+            notes.append(f"blocks so far over the image: {action.step.progress}")
         table.add_row(
             action.step.name,
             f"[{COLOURS[state.kind]}]{state.kind}",

@@ -64,9 +64,10 @@ def write_tiny(folder: Path, *changes: tuple[str, str]) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files of a folder that hold voxels or weights, by their path within it."""
+    """All files of a folder that hold voxels or weights, by their path within it; not the seconds that blocks took."""
+    found = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and ("c/" in str(path.relative_to(folder)) or path.suffix == ".safetensors")
+        name: path.read_bytes()
+        for name, path in found.items()
+        if "progress" not in name and ("c/" in name or path.suffix == ".safetensors")
     }

@@ -5,7 +5,11 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
+from enum import IntEnum
 from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 T = TypeVar("T")
 Row = dict[str, Any]  # a line of a ledger, without its checksum
@@ -14,6 +18,20 @@ _PLAIN = frozenset({"n", "state", "fingerprint", "crc32c", "seconds", "attempt"}
 _WITH_REASON = _PLAIN | {"skipped"}
 _NONE, _DONE, _OTHER, _SKIPPED = range(4)  # from _SKIPPED on: done for nothing, by the place of the reason
 _MOST_REASONS = 256 - _SKIPPED  # what is left of a byte; there is one, or a few
+
+
+class Outcome(IntEnum):
+    """What became of a block."""
+
+    NOT_YET = 0
+    DONE = 1
+    SKIPPED = 2
+    SLOW = 3  # done, in much more time than others: whoever compares them says so
+    SET_ASIDE = 4
+
+
+_OUTCOMES = np.full(256, Outcome.SKIPPED, np.uint8)  # by kind; rows that are kept as they are say it themselves
+_OUTCOMES[[_NONE, _DONE, _OTHER]] = Outcome.NOT_YET, Outcome.DONE, Outcome.NOT_YET
 
 
 class Rows(Mapping[int, Row]):
@@ -105,6 +123,24 @@ class Rows(Mapping[int, Row]):
     @property
     def quarantined(self) -> list[int]:
         return sorted(n for n, row in self._others.items() if row["state"] == "quarantined")
+
+    def outcomes(self, count: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """What became of the first `count` blocks, and the seconds each took: 0 where it is not done.
+
+        Copies what is kept in bytes, which takes milliseconds for a million blocks.
+        """
+        states, seconds = np.zeros(count, np.uint8), np.zeros(count, np.float32)
+        kinds = np.frombuffer(bytes(self._kind), np.uint8)[:count]
+        states[: len(kinds)] = _OUTCOMES[kinds]
+        seconds[: len(kinds)] = np.frombuffer(self._seconds.tobytes())[:count]
+        seconds[states == Outcome.NOT_YET] = 0
+        for n, row in self._others.items():
+            if n < count and row["state"] == "done":
+                states[n] = Outcome.SKIPPED if "skipped" in row else Outcome.DONE
+                seconds[n] = row.get("seconds", 0.0)
+            elif n < count and row["state"] == "quarantined":
+                states[n] = Outcome.SET_ASIDE
+        return states, seconds
 
     @property
     def skipped(self) -> Counter[str]:

@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from itertools import islice
 from pathlib import Path
 
@@ -27,10 +27,10 @@ GRACE_S = 20.0  # that blocks under way have to finish when a run is stopped
 
 
 class Meter:
-    """Counts the blocks and voxels of a step, and reports at a bounded rate."""
+    """Counts the blocks and voxels of a step, and reports at a bounded rate; `watch` is called every second or so."""
 
-    def __init__(self, ledger: Ledger, report: Report = silent) -> None:
-        self.ledger, self.report = ledger, report
+    def __init__(self, ledger: Ledger, report: Report = silent, watch: Callable[[], object] = int) -> None:
+        self.ledger, self.report, self.watch = ledger, report, watch
         self.already = len(ledger.done)
         self.voxels = 0
         self.start = time.monotonic()
@@ -41,6 +41,10 @@ class Meter:
         self.voxels += result.block.write.size if result.receipt is not None else 0
         if time.monotonic() - self.said_at > REPORT_SECONDS:
             self.say()
+
+    def look(self) -> None:
+        self.ledger.sync_late_rows()
+        self.watch()
 
     def say(self) -> None:
         self.said_at = time.monotonic()
@@ -109,7 +113,7 @@ def run_blocks(
         retries=retries,
         together=together,
         limit=limit,
-        look=ledger.sync_late_rows,
+        look=meter.look,
     )
     try:
         for result in submission:

@@ -14,6 +14,7 @@ from neurovol.blockwise.ledger import Header, Ledger
 from neurovol.geometry import Block, Box, Receipt
 from neurovol.progress import Report, silent
 from neurovol.project import Step, perform, state_of
+from neurovol.stages.blockstates import watched
 from neurovol.stages.cover import label_pieces, level_blocks, write_levels
 from neurovol.stages.plan import Plan
 from neurovol.stages.steps import Steps
@@ -68,8 +69,11 @@ def annotate(
             create_volume(instances, channels=None, dtype="uint32", sparse=True, **{**view.layout, "factors": ()})
         blocks = level_blocks(open_volume(step.output, allow_incomplete=True), boxes)
         task = annotating(reader, step.output)
-        with Ledger(step.ledger, Header(step.name, step.inputs, sum(map(len, blocks)))) as ledger:
-            write_levels(client, step.output, task, ledger, boxes, how="max", retries=retries, report=report)
+        header = Header(step.name, step.inputs, sum(map(len, blocks)))
+        with Ledger(step.ledger, header) as ledger, watched(step, ledger.rows) as watch:
+            write_levels(
+                client, step.output, task, ledger, boxes, how="max", retries=retries, report=report, watch=watch
+            )
             recorded = {"boxes": [b.pairs for b in boxes]}
             if instances is not None:
                 finish_volume(instances, name=f"{role}-instances", attributes=recorded, label=True)

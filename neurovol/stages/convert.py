@@ -21,6 +21,7 @@ from neurovol.progress import Report, silent
 from neurovol.project import Step, perform, state_of
 from neurovol.settings import StoreSettings
 from neurovol.stages.blockcopy import Convert
+from neurovol.stages.blockstates import watched
 from neurovol.stages.copying import copy_levels, most_together, worker_bytes
 from neurovol.stages.cover import level_blocks
 from neurovol.stages.overview import make_overview
@@ -151,8 +152,9 @@ def _copy_image(
     blocks = level_blocks(info)
     factors = info.factors[: info.fused]
     parted = info.factors[info.fused : parted_levels(info.shape, info.full_shard, info.factors)]
-    with Ledger(step.ledger, Header(step.name, step.inputs, sum(map(len, blocks)))) as ledger:
-        meter = Meter(ledger, report)
+    header = Header(step.name, step.inputs, sum(map(len, blocks)))
+    with Ledger(step.ledger, header) as ledger, watched(step, ledger.rows) as watch:
+        meter = Meter(ledger, report, watch)
         if info.complete and all(block.index in ledger.done for level in blocks for block in level):
             _close(step, ledger, notes)  # death came between the volume's mark and the ledger's
             return

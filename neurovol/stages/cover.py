@@ -166,9 +166,10 @@ def write_levels(
     how: Literal["mean", "max"] = "mean",
     retries: int = 2,
     report: Report = silent,
+    watch: Callable[[], object] = int,
 ) -> None:
-    """Run `task` over level 0, then make each level from the one below, all in one ledger."""
-    meter = Meter(ledger, report)
+    """Run `task` over level 0, then make each level from the one below, all in one ledger; for `watch` see Meter."""
+    meter = Meter(ledger, report, watch)
     blocks = level_blocks(open_volume(path, allow_incomplete=True), boxes)
     run_blocks(client, task, blocks[0], meter, retries=retries)
     write_coarser(client, path, blocks, meter, how, retries)

@@ -24,6 +24,7 @@ from neurovol.networks.precision import Precision, candidates, choose_precision
 from neurovol.networks.unet3d import UNet3D, UNet3DKernel, UNet3DSpec, fused
 from neurovol.progress import Report, silent
 from neurovol.project import Step, perform, state_of
+from neurovol.stages.blockstates import watched
 from neurovol.stages.cover import Cover, level_blocks, write_levels
 from neurovol.stages.memory import Demand, Room, check_window, extent_of, fitting_window, room_for
 from neurovol.stages.plan import Plan
@@ -177,10 +178,10 @@ def _cover(steps: Steps, wanted: Prediction, step: Step, client: Client, report:
     tried = trial if settings.cluster.kind == "local" else partial(on_worker, client, trial)  # where it is to run
     chosen = _chosen(step, wanted, spec, room_for(settings.cluster), tried)
     header = Header(step.name, step.inputs, sum(map(len, blocks)), chosen)
-    with Ledger(step.ledger, header) as ledger:
+    with Ledger(step.ledger, header) as ledger, watched(step, ledger.rows) as watch:
         task = _task(ledger.header.chosen, wanted, step, spec)
         retries = settings.cluster.retries
-        write_levels(client, step.output, task, ledger, boxes, retries=retries, report=report)
+        write_levels(client, step.output, task, ledger, boxes, retries=retries, report=report, watch=watch)
         finish_volume(
             step.output,
             name=f"{view.name} {wanted.checkpoint.name}",

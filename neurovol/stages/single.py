@@ -28,6 +28,9 @@ class SingleImage(Project):
     def ledger(self, sample: str, step: str) -> Path:
         return self.dest.with_name(f"{self.dest.name}.{step}.jsonl")
 
+    def progress(self, sample: str, step: str) -> Path:
+        return self.dest.with_name(f"{self.dest.name}.{step}-progress.ome.zarr")
+
     def histogram(self, sample: str) -> Path:
         return self.dest.with_name(f"{self.dest.name}.histogram.npz")
 

@@ -6,7 +6,7 @@ another holds that one's fingerprint. What cannot change a result (windows, work
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ class Steps:
             "convert.on_bad_slice": self.project.settings.convert.on_bad_slice,
             "version": VERSIONS["convert"],
         }
-        return Step("convert", sample, inputs, self.project.ledger(sample, "convert"), self.project.image(sample))
+        return self._sample_step("convert", sample, sample, inputs, "convert", self.project.image(sample))
 
     def annotate(self, sample: str, role: str) -> Step:
         view = self.samples[sample]
@@ -89,8 +89,16 @@ class Steps:
             "convert.shard": list(view.shard),
             "version": VERSIONS["annotate"],
         }
-        ledger = self.project.ledger(sample, f"annotate-{role}")
-        return Step("annotate", f"{sample} {role}", inputs, ledger, self.project.label(sample, role), inside=True)
+        output = self.project.label(sample, role)
+        step = self._sample_step("annotate", sample, f"{sample} {role}", inputs, f"annotate-{role}", output)
+        return replace(step, inside=True)
+
+    def _sample_step(
+        self, stage: str, sample: str, subject: str, inputs: dict[str, Any], name: str, output: Path
+    ) -> Step:
+        """A step that covers a sample with blocks; `name` is what its ledger is called."""
+        progress = self.project.progress(sample, name)
+        return Step(stage, subject, inputs, self.project.ledger(sample, name), output, progress=progress)
 
     def _learning(self) -> dict[str, Any]:
         """What any network of the project learns from."""
@@ -127,8 +135,7 @@ class Steps:
         }
         model_name = model.output.name
         output = self.project.probabilities(sample, model_name)
-        ledger = self.project.ledger(sample, f"pseudolabel@{model_name}")
-        return Step("pseudolabel", sample, plain(inputs), ledger, output)
+        return self._sample_step("pseudolabel", sample, sample, plain(inputs), f"pseudolabel@{model_name}", output)
 
     def inferred(self, sample: str) -> tuple[Box, ...]:
         """The boxes that the 2D CNN labels."""
@@ -194,9 +201,8 @@ class Steps:
                 inputs["segment.above"] = above
         if test_boxes:
             inputs["boxes"] = [b.pairs for b in self.samples[sample].boxes("test")]
-        ledger = self.project.ledger(sample, f"{stage}@{model}")
         output = self.project.probabilities(sample, model, test_boxes=test_boxes)
-        return Step(stage, subject, plain(inputs), ledger, output)
+        return self._sample_step(stage, sample, subject, plain(inputs), f"{stage}@{model}", output)
 
     def predictions(self, sample: str) -> dict[str, Step]:
         """The steps whose outputs are scored on a sample, by method."""

@@ -49,7 +49,7 @@ def colours(channels: int) -> tuple[str, ...]:
     return tuple(_COLOURS[c % len(_COLOURS)] for c in range(channels)) if channels > 1 else ("FFFFFF",)
 
 
-def omero(windows: Sequence[tuple[float, float]], largest: int) -> dict[str, Any]:
+def omero(windows: Sequence[tuple[float, float]], largest: float) -> dict[str, Any]:
     """How viewers show the channels at first: from each window's start (black) to its end (full colour)."""
     channels = [
         {
@@ -66,6 +66,14 @@ def omero(windows: Sequence[tuple[float, float]], largest: int) -> dict[str, Any
     return {"name": "", "channels": channels, "rdefs": {"model": "color" if len(windows) > 1 else "greyscale"}}
 
 
-def image_label() -> dict[str, Any]:
-    """Marks a group as the labels of the image two groups up."""
-    return {"version": VERSION, "source": {"image": "../../"}}
+def image_label(named: Sequence[tuple[int, str, str]] = ()) -> dict[str, Any]:
+    """Marks a group as the labels of the image two groups up; `named` are values with name and colour, RRGGBBAA.
+
+    >>> image_label([(1, "done", "00FF0080")])["colors"]
+    [{'label-value': 1, 'rgba': [0, 255, 0, 128]}]
+    """
+    marked: dict[str, Any] = {"version": VERSION, "source": {"image": "../../"}}
+    if named:
+        marked["colors"] = [{"label-value": value, "rgba": list(bytes.fromhex(rgba))} for value, _, rgba in named]
+        marked["properties"] = [{"label-value": value, "name": name} for value, name, _ in named]
+    return marked

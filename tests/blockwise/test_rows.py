@@ -19,7 +19,7 @@ def row(n: int, **others: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("others", [{}, SKIPPED], ids=["done", "skipped"])
 def test_a_row_takes_21_bytes(others: dict[str, Any]) -> None:
-    rows, count = Rows(OURS), 50_000
+    rows, count = Rows(OURS), 10_000
     tracemalloc.start()
     for n in range(count):
         rows.add(json.loads(json.dumps(row(n, **others))))  # as they are read, with strings of their own

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import tifffile
 
+from neurovol.blockwise.ledger import Header, Ledger
+from neurovol.blockwise.runner import Meter
 from neurovol.cli import main
 from neurovol.errors import UserError
-from neurovol.geometry import Block, BlockGrid, Box
+from neurovol.geometry import BlockGrid, Box
 from neurovol.levels import fused_levels, level_factors
 from neurovol.stages.blockcopy import Convert, read_filled
 from neurovol.stages.copying import copiers, run_unpacked
@@ -96,18 +98,6 @@ class Counting:
         return self.source.read(box, channels, out)
 
 
-class _Meter:
-    """A record of what is done, in place of a ledger on disk."""
-
-    def __init__(self, file: Path) -> None:
-        from neurovol.blockwise.ledger import Header, Ledger
-
-        self.ledger = Ledger(file, Header("convert", {}, 1))
-
-    def add(self, block: Block) -> None: ...
-    def say(self) -> None: ...
-
-
 def test_each_slice_that_is_one_strip_is_decoded_exactly_once(client: Any, tmp_path: Path) -> None:
     source = open_tiff(_strips(tmp_path / "s.tif"))
     assert source.grain == (1, *SHAPE[1:])
@@ -115,12 +105,11 @@ def test_each_slice_that_is_one_strip_is_decoded_exactly_once(client: Any, tmp_p
     log = tmp_path / "reads"
     task = Convert(Counting(source, str(log)), (0,), str(tmp_path / "v"), (), str(tmp_path))
     blocks = list(BlockGrid(SHAPE, STORE["shard"], STORE["shard"]))
-    meter = _Meter(tmp_path / "l.jsonl")
-    run_unpacked(client, task, blocks, meter, 0, tmp_path / "scratch")
+    with Ledger(tmp_path / "l.jsonl", Header("convert", {}, len(blocks))) as ledger:
+        run_unpacked(client, task, blocks, Meter(ledger), 0, tmp_path / "scratch")
     assert sorted(int(z) for z in log.read_text().split()) == list(range(SHAPE[0]))
     np.testing.assert_array_equal(_all_levels(tmp_path / "v")[0], STACK)
     assert not (tmp_path / "scratch").exists()
-    meter.ledger._file.close()
 
 
 def test_a_compressed_stack_becomes_the_same_volume_as_a_plain_one(tmp_path: Path) -> None:

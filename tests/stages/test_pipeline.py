@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from neurovol.blockwise.ledger import Header, Ledger, read_ledger
 from neurovol.cli import main
@@ -114,6 +115,19 @@ def test_a_second_run_has_nothing_to_do(finished: Path, capsys: pytest.CaptureFi
     assert {p: p.stat().st_mtime_ns for p in finished.parent.rglob("*")} == before
 
 
+def test_every_step_of_blocks_leaves_an_image_of_them_beside_the_sample(finished: Path) -> None:
+    steps = steps_of(finished)
+    made = [steps.convert("a"), steps.annotate("a", "train"), steps.pseudolabel("a"), steps.segment("b")]
+    made.append(steps.baseline("b", "cnn2d"))
+    for step in made:
+        assert step.progress is not None
+        assert step.progress.parent == steps.project.sample_folder(step.subject.split()[0]) / "progress"
+        states = set(zarr.open_array(step.progress / "labels/states/0", mode="r")[...].ravel().tolist())
+        assert states & {1, 3}  # done, in more or less time
+        assert not states & {2, 4}  # skipped, set aside
+    assert len({step.progress for step in made}) == len(made)
+
+
 def test_status_prints_every_step(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(finished)]) == 0
     out = capsys.readouterr().out
@@ -135,6 +149,8 @@ def test_status_tells_what_is_left_of_a_begun_step_and_what_is_quarantined(
     said = " ".join(capsys.readouterr().out.split())
     assert "of one worker left" in said
     assert "1 quarantined, see" in said
+    progress = f"blocks so far over the image: {steps_of(copied).segment('a').progress}"
+    assert progress.replace(" ", "") in said.replace(" ", "")  # a table folds it
 
 
 def test_a_changed_setting_is_stale_and_refused_until_redone(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
