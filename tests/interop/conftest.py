@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from neurovol.geometry import BlockGrid
+from neurovol.volume.blockimage import BlockImage
 from neurovol.volume.omezarr import VolumeWriter, create_volume, finish_volume, open_volume, register_label
 from neurovol.volume.pyramid import downsample
 
@@ -92,6 +93,23 @@ def one_level(written) -> Callable[[int], str]:
         return path.name
 
     return write
+
+
+BLOCK = (8, 32, 32)
+STATES = {"done": (1, "00FF00FF"), "set aside": (4, "FF0000FF")}
+SET_ASIDE = (1, 1, 2)  # the block whose voxels lie around CENTRE_UM of the tests
+
+
+@pytest.fixture(scope="session")
+def blocks(written) -> BlockImage:
+    """An image of the blocks of that volume beside it: all done in a second, one set aside."""
+    grid = BlockGrid(SHAPE, BLOCK, BLOCK)
+    meanings = [(value, name, colour) for name, (value, colour) in STATES.items()]
+    image = BlockImage(written.image.with_name("blocks.ome.zarr"), "convert", grid, VOXEL_SIZE_UM, meanings)
+    seconds, states = np.ones(grid.counts, np.float32), np.ones(grid.counts, np.uint8)
+    seconds[SET_ASIDE], states[SET_ASIDE] = 0, STATES["set aside"][0]
+    image.create(seconds.ravel(), states.ravel())
+    return image
 
 
 class FileHandler(SimpleHTTPRequestHandler):

@@ -9,6 +9,7 @@ import threading
 
 import numpy as np
 import pytest
+import zarr
 from PIL import Image
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -51,6 +52,7 @@ def shown(viewer, layers, layout, render_scale=1.0):
         state.cross_section_scale = UM_PER_PIXEL
         state.show_axis_lines = state.show_scale_bar = state.show_default_annotations = False
         state.cross_section_background_color = "#000000"
+        state.layers.clear()  # of what was shown before
         for name, layer in layers.items():
             layer.cross_section_render_scale = render_scale
             state.layers[name] = layer
@@ -126,3 +128,27 @@ def test_labels_are_shown_over_what_they_label(viewer, url, written, layout):
     true_centre, true_extent = true_ball(written, layout)
     assert centre == pytest.approx(true_centre, abs=0.4)
     assert extent == pytest.approx(true_extent, abs=2.0)
+
+
+@pytest.mark.parametrize("layout", ACROSS)
+@pytest.mark.parametrize("layer", ["seconds", "states"])
+def test_a_block_is_shown_where_its_voxels_lie(viewer, url, blocks, layer, layout):
+    import neuroglancer
+
+    source = f"zarr3://{url}/{blocks.path.name}/"
+    if layer == "seconds":  # grey where they are 1, white where they are 0: of the block that was set aside
+        shader = "void main() { emitGrayscale(1.0 - toNormalized(getDataValue()) * 0.5); }"
+        shown_layer = neuroglancer.ImageLayer(source=source, shader=shader)
+        seen = shown(viewer, {"seconds": shown_layer}, layout).min(axis=2) > 200
+    else:
+        shown_layer = neuroglancer.SegmentationLayer(
+            source=f"{source}labels/states/", segments=[4], segment_colors={4: "#ff0000"}, selected_alpha=1.0
+        )
+        red, green, _ = np.moveaxis(shown(viewer, {"states": shown_layer}, layout), 2, 0)
+        seen = (red > 150) & (green < 100)
+    centre, extent = placed_um(seen, layout)
+    (place,) = np.argwhere(zarr.open_array(blocks.path / "labels/states/0", mode="r")[...] == 4)
+    box = dict(zip("zyx", zip(place, blocks.grid.block, blocks.voxel_size_um, strict=True), strict=True))
+    true = {axis: ((place + 0.5) * block - 0.5) * um for axis, (place, block, um) in box.items()}
+    assert centre == pytest.approx([true[axis] for axis in ACROSS[layout]], abs=0.5)
+    assert extent == pytest.approx([box[axis][1] * box[axis][2] / 2 for axis in ACROSS[layout]], abs=0.5)

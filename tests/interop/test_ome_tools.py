@@ -46,3 +46,17 @@ def test_ome_zarr_reads_every_level_of_image_and_labels(written):
         steps = [{step["type"]: step[step["type"]] for step in at} for at in node.metadata["coordinateTransformations"]]
         assert [tuple(step["scale"][-3:]) for step in steps] == SCALES
         assert [tuple(step.get("translation", (0.0,) * 3)[-3:]) for step in steps] == SHIFTS
+
+
+def test_ome_zarr_reads_the_names_and_colours_of_block_states(blocks):
+    pytest.importorskip("ome_zarr")
+    from ome_zarr.io import parse_url
+    from ome_zarr.reader import Multiscales, Reader
+
+    nodes = [node for node in Reader(parse_url(blocks.path))() if node.load(Multiscales)]
+    seconds, states = sorted(nodes, key=lambda node: len(node.zarr.path))
+    assert seconds.data[0].dtype == np.float32
+    assert seconds.metadata["contrast_limits"] == [[0.0, 1.0]]
+    assert states.metadata["properties"] == {1: {"name": "done"}, 4: {"name": "set aside"}}
+    assert {value: list(rgba) for value, rgba in states.metadata["color"].items()} == {1: [0, 1, 0, 1], 4: [1, 0, 0, 1]}
+    assert np.count_nonzero(states.data[0].compute(scheduler="synchronous") == 4) == 1
