@@ -1,11 +1,24 @@
 """Geometry is arithmetic with known answers."""
 
+from itertools import groupby
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurovol.geometry import BlockGrid, Box, Zyx, ceil_div, check_halo, reflected, shard_keys, side_by_side, windows
+from neurovol.geometry import (
+    BlockGrid,
+    Box,
+    Numbered,
+    Zyx,
+    ceil_div,
+    check_halo,
+    reflected,
+    shard_keys,
+    side_by_side,
+    windows,
+)
 from neurovol.levels import level_factors
 
 sizes = st.tuples(*[st.integers(1, 23)] * 3)
@@ -44,6 +57,41 @@ def test_blocks_meeting_boxes_are_those_that_share_a_voxel(volume: Zyx, block: Z
 def test_a_block_of_broken_shards_is_refused_with_the_right_one_named() -> None:
     with pytest.raises(ValueError, match=r"block 10 is not a whole number of shards of 4.*use 12"):
         BlockGrid((31, 31, 31), (8, 10, 8), (4, 4, 4))
+
+
+@given(sizes, small, small)
+def test_morton_order_is_that_of_the_bits_of_z_y_and_x_in_turn(volume: Zyx, shard: Zyx, multiple: Zyx) -> None:
+    grid = BlockGrid(volume, tuple(s * m for s, m in zip(shard, multiple, strict=True)), shard)
+
+    def in_turn(index: int) -> str:
+        return "".join(z + y + x for z, y, x in zip(*(f"{i:05b}" for i in place_of(grid, index)), strict=True))
+
+    order = list(grid.morton_places())
+    assert sorted(order) == list(range(len(grid)))  # every block once
+    assert order == sorted(range(len(grid)), key=in_turn)
+
+
+@given(sizes, small, st.integers(0, 4))
+def test_in_morton_order_the_blocks_of_a_cube_follow_each_other(volume: Zyx, block: Zyx, halvings: int) -> None:
+    grid = BlockGrid(volume, block, block)
+    cubes = [tuple(i >> halvings for i in place_of(grid, index)) for index in grid.morton_places()]
+    assert len(list(groupby(cubes))) == len(set(cubes))
+
+
+@given(sizes, small, st.lists(boxes(0, 25), max_size=2), st.integers(0, 9))
+def test_some_blocks_near_each_other_are_the_same_blocks(volume: Zyx, block: Zyx, some: list[Box], offset: int) -> None:
+    grid = BlockGrid(volume, block, block)
+    for numbered in (Numbered(grid, offset), Numbered(grid, offset, grid.places_meeting(some))):
+        near, numbers = numbered.near_each_other(), {block.index for block in numbered}
+        assert sorted(near, key=lambda block: block.index) == list(numbered)
+        assert [near.number(i) for i in range(len(near))] == [block.index for block in near]
+        in_order = [place + offset for place in grid.morton_places() if place + offset in numbers]
+        assert [block.index for block in near] == in_order
+
+
+def place_of(grid: BlockGrid, index: int) -> Zyx:
+    z, y, x = (a // b for a, b in zip(grid[index].write.start, grid.block, strict=True))
+    return z, y, x
 
 
 def test_a_block_outside_the_grid_is_an_error() -> None:

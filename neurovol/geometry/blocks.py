@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import overload
@@ -75,6 +76,31 @@ class BlockGrid:
     def __iter__(self) -> Iterator[Block]:
         return (self[i] for i in range(len(self)))
 
+    def morton_places(self) -> array[int]:
+        """All indices in Morton order: the blocks of a cube of 2, 4, 8 … along each axis follow each other.
+
+        |0 1|4 5|    so those of faces that they share are read at about the same time. Where one axis has more
+        |2 3|6 7|    blocks than others, it alone is halved until it has not.
+
+        >>> list(BlockGrid((1, 2, 3), (1, 1, 1), (1, 1, 1)).morton_places())
+        [0, 1, 3, 4, 2, 5]
+        """
+        depth, height, width = self.counts
+        found = array("Q")
+        whole = zyx(1 << (n - 1).bit_length() for n in self.counts)
+        left = [((0, 0, 0), whole)]  # cubes of blocks, the next one last
+        while left:
+            (z, y, x), extent = left.pop()
+            longest = max(extent)
+            if longest == 1:
+                found.append((z * height + y) * width + x)
+                continue
+            a, b, c = part = zyx(n // 2 if n == longest else n for n in extent)
+            zs, ys, xs = range(z, z + extent[0], a), range(y, y + extent[1], b), range(x, x + extent[2], c)
+            corners = [(i, j, k) for i in zs if i < depth for j in ys if j < height for k in xs if k < width]
+            left.extend((corner, part) for corner in reversed(corners))
+        return found
+
     def meeting(self, boxes: Iterable[Box]) -> list[Block]:
         """The blocks that share a voxel with any of the boxes, in index order."""
         return [self[i] for i in self.places_meeting(boxes)]
@@ -114,7 +140,15 @@ class Numbered(Sequence[Block]):
 
     grid: BlockGrid
     offset: int = 0
-    places: Sequence[int] | None = None  # ascending; None: all
+    places: Sequence[int] | None = None  # in their order; None: all, ascending
+
+    def near_each_other(self) -> Numbered:
+        """The same blocks with the same numbers in Morton order."""
+        order = self.grid.morton_places()
+        if self.places is None:
+            return replace(self, places=order)
+        wanted = set(self.places)
+        return replace(self, places=array("Q", (place for place in order if place in wanted)))
 
     def __len__(self) -> int:
         return len(self.grid) if self.places is None else len(self.places)

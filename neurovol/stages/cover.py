@@ -125,14 +125,14 @@ def grids(info: VolumeInfo) -> list[BlockGrid]:
     return [BlockGrid(info.level_shape(n), info.shard(n), info.shard(n)) for n in range(info.levels)]
 
 
-def level_blocks(info: VolumeInfo, boxes: Sequence[Box] | None = None) -> list[Sequence[Block]]:
+def level_blocks(info: VolumeInfo, boxes: Sequence[Box] | None = None) -> list[Numbered]:
     """Per level the blocks that hold any of `boxes` (level 0 voxels; default all), numbered on through the levels.
 
     Levels whose shards are parts of level 0's have none of their own: they are written with those.
     """
     all_grids = grids(info)
     offsets = [0, *accumulate(len(grid) for grid in all_grids)]
-    result: list[Sequence[Block]] = []
+    result: list[Numbered] = []
     for level, grid in enumerate(all_grids):
         places = None if boxes is None else grid.places_meeting(boxes)
         result.append(Numbered(grid, offsets[level], () if 0 < level <= info.fused else places))
@@ -167,11 +167,15 @@ def write_levels(
     retries: int = 2,
     report: Report = silent,
     watch: Callable[[], object] = int,
+    near: bool = False,
 ) -> None:
-    """Run `task` over level 0, then make each level from the one below, all in one ledger; for `watch` see Meter."""
+    """Run `task` over level 0, then make each level from the one below, all in one ledger; for `watch` see Meter.
+
+    With `near` blocks of level 0 that lie near each other are run one soon after the other, whose halos share much.
+    """
     meter = Meter(ledger, report, watch)
     blocks = level_blocks(open_volume(path, allow_incomplete=True), boxes)
-    run_blocks(client, task, blocks[0], meter, retries=retries)
+    run_blocks(client, task, blocks[0].near_each_other() if near else blocks[0], meter, retries=retries)
     write_coarser(client, path, blocks, meter, how, retries)
 
 

@@ -181,7 +181,7 @@ def _cover(steps: Steps, wanted: Prediction, step: Step, client: Client, report:
     with Ledger(step.ledger, header) as ledger, watched(step, ledger.rows) as watch:
         task = _task(ledger.header.chosen, wanted, step, spec)
         retries = settings.cluster.retries
-        write_levels(client, step.output, task, ledger, boxes, retries=retries, report=report, watch=watch)
+        write_levels(client, step.output, task, ledger, boxes, retries=retries, report=report, watch=watch, near=True)
         finish_volume(
             step.output,
             name=f"{view.name} {wanted.checkpoint.name}",

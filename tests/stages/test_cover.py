@@ -9,17 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from distributed import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from neurovol.geometry import Block, BlockGrid, Box, Zyx, round_up, zyx
+from neurovol.blockwise.ledger import Header, Ledger
+from neurovol.blockwise.runner import Meter, run_blocks
+from neurovol.geometry import Block, BlockGrid, Box, Receipt, Zyx, round_up, zyx
 from neurovol.networks.checkpoint import Meta, save_checkpoint
 from neurovol.networks.cnn2d import CNN2D, CNN2DKernel, CNN2DSpec
 from neurovol.networks.normalise import RULE, Normalisation
 from neurovol.networks.unet3d import UNet3D, UNet3DKernel, UNet3DSpec
-from neurovol.stages.cover import Cover, quantised
-from neurovol.volume.omezarr import VolumeReader, VolumeWriter, create_volume
+from neurovol.stages.cover import Cover, level_blocks, quantised, write_levels
+from neurovol.volume.omezarr import VolumeReader, VolumeWriter, create_volume, open_volume
+from tests.tiny import contents
 
 NORMALISATION = Normalisation((100.0,), (900.0,))
 SPECS = {"4": UNet3DSpec(1, 2, ((2, 2, 2), (2, 2, 2))), "1, 2, 2": UNet3DSpec(1, 3, ((1, 2, 2),))}
@@ -175,3 +179,35 @@ def test_probabilities_are_stored_to_the_nearest_of_256(tmp_path: Path) -> None:
 @pytest.mark.parametrize("p", [0.0, 0.4999, 0.5, 1.0])
 def test_rounding_keeps_which_side_of_one_half_a_value_lies(p: float) -> None:
     assert (quantised(np.array([p], np.float32))[0] / 255 >= 0.5) == (p >= 0.5)
+
+
+@dataclass(frozen=True)
+class WriteNumber:
+    """Fills each block with its number, and one more."""
+
+    writer: VolumeWriter
+
+    def __call__(self, block: Block) -> Receipt:
+        return self.writer.write(block.write, np.full(block.write.shape, block.index + 1, np.uint8))
+
+
+def test_a_run_begun_row_by_row_is_finished_in_morton_order_to_the_same_bytes(client: Client, tmp_path: Path) -> None:
+    def written(name: str, begun: int, near: bool) -> dict[str, bytes]:
+        path = tmp_path / name
+        create_volume(
+            path, shape=(7, 13, 31), channels=None, dtype="uint8", voxel_size_um=(2.0, 1.0, 1.0), chunk=(2, 4, 4),
+            shard=(4, 4, 8), factors=[(2, 2, 2)],
+        )  # fmt: skip
+        blocks = level_blocks(open_volume(path, allow_incomplete=True))
+        header = Header("segment a", {}, sum(map(len, blocks)))
+        with Ledger(tmp_path / f"{name}.jsonl", header) as ledger:
+            run_blocks(client, WriteNumber(VolumeWriter(str(path))), blocks[0][:begun], Meter(ledger))
+        with Ledger(tmp_path / f"{name}.jsonl", header) as ledger:
+            write_levels(client, path, WriteNumber(VolumeWriter(str(path))), ledger, near=near)
+            assert all(row["attempt"] == 1 for row in ledger.rows.values())
+            assert len(ledger.done) == header.total
+        return contents(path)
+
+    undisturbed = written("undisturbed", 0, near=False)
+    assert len(undisturbed) == 32 + 4
+    assert written("in two runs", 13, near=True) == undisturbed
