@@ -16,6 +16,7 @@ from neurovol.progress import Report, silent
 from neurovol.project import Step, perform, state_of
 from neurovol.stages.blockstates import watched
 from neurovol.stages.cover import label_pieces, level_blocks, write_levels
+from neurovol.stages.disk import annotation_need
 from neurovol.stages.plan import Plan
 from neurovol.stages.steps import Steps
 from neurovol.volume.annotation import AnnotationReader, check_crops
@@ -49,8 +50,18 @@ def plan_annotate(steps: Steps, sample: str, role: str) -> list[Plan]:
     boxes = steps.samples[sample].boxes(role)
     voxels = sum(box.size for box in boxes)
     note = "boxes     " + "; ".join(str([list(p) for p in box.pairs]) for box in boxes)
-    state = state_of(step).kind
-    return [Plan(step.name, state, voxels=voxels, write_bytes=voxels, pace="annotate", notes=(note,))]
+    state, need = state_of(step), annotation_need(steps.samples[sample], role)
+    return [
+        Plan(
+            step.name,
+            state.kind,
+            voxels=voxels,
+            write_bytes=need.bytes,
+            pace="annotate",
+            disk=need.left(state),
+            notes=(note,),
+        )
+    ]
 
 
 def annotate(

@@ -15,8 +15,8 @@ from distributed import Client
 from neurovol.blockwise.ledger import Header, Ledger, read_ledger
 from neurovol.blockwise.runner import Meter
 from neurovol.errors import UserError
-from neurovol.geometry import Block, BlockGrid, ceil_div
-from neurovol.levels import coarsening, files_of, level_shard, parted_levels
+from neurovol.geometry import Block, BlockGrid
+from neurovol.levels import parted_levels
 from neurovol.progress import Report, silent
 from neurovol.project import Step, perform, state_of
 from neurovol.settings import StoreSettings
@@ -24,6 +24,7 @@ from neurovol.stages.blockcopy import Convert
 from neurovol.stages.blockstates import watched
 from neurovol.stages.copying import copy_levels, most_together, worker_bytes
 from neurovol.stages.cover import level_blocks
+from neurovol.stages.disk import NOTHING, conversion_need, scratch_need, shard_counts, volume_need
 from neurovol.stages.overview import make_overview
 from neurovol.stages.plan import Plan
 from neurovol.stages.steps import Steps
@@ -31,7 +32,6 @@ from neurovol.stages.view import SampleView
 from neurovol.volume.histogram import Histogram, Merging, load_levels, save_levels
 from neurovol.volume.omezarr import create_volume, finish_volume, open_volume, sweep_partial
 from neurovol.volume.stored import sweep_leftovers
-from neurovol.volume.unpacked import scratch_bytes
 
 PERCENTILES = (0.1, 1, 25, 50, 75, 99, 99.8, 99.9)  # among them those of the normalisation rule
 
@@ -50,16 +50,19 @@ def plan_convert(steps: Steps, sample: str) -> list[Plan]:
         blocks=len(grid),
         blocks_done=min(state.done, len(grid)),
         read_bytes=prod(view.shape) * item,
-        write_bytes=int(prod(view.shape) * item * 8 / 7),
+        write_bytes=volume_need(view, item // len(view.channels), image=True).bytes,
         memory_bytes=worker_bytes(view),
         voxels=prod(view.shape) * len(view.channels),
         pace=_pace(view),
+        disk=conversion_need(view).left(state),
+        scratch=scratch_need(view) if state.kind != "done" else NOTHING,
+        scratch_folder=scratch_folder(step, settings),
         notes=(
             f"source    {view.source.identity()['kind']}, {view.source.dtype}, {_shape(view.shape)} voxels (z, y, x) "
             f"of {_shape(view.voxel_size_um)} µm, channels {list(view.channels)}",
             f"store     {step.output}; chunks of {_shape(view.chunk)}, shards of {_shape(shard)}, "
             f"{1 + len(view.layout['factors'])} levels, of which {view.fused} are made with level 0",
-            f"files     {len(grid):,} for level 0, {sum(_files(view)):,} in all",
+            f"files     {len(grid):,} for level 0, {sum(shard_counts(view)):,} in all",
             *_scratch_notes(view, scratch_folder(step, settings)),
             *_overview_notes(settings),
         ),
@@ -74,23 +77,11 @@ def _pace(view: SampleView) -> str:
     return "copy" if view.source.grain == (1, 1, 1) else "decode"
 
 
-def _files(view: SampleView) -> list[int]:
-    """How many shards each level has."""
-    layout = view.layout
-    counts = []
-    for level in range(1 + len(layout["factors"])):
-        shape = ceil_div(view.shape, coarsening(layout["factors"][:level]))
-        shard = level_shard(view.shape, view.chunk, layout["shard"], layout["factors"], level, view.fused)
-        counts.append(files_of(shape, shard))
-    return counts
-
-
 def _scratch_notes(view: SampleView, folder: Path) -> tuple[str, ...]:
     if not view.unpacks:
         return ()
-    needed = scratch_bytes(view.shape, view.layout["shard"], view.voxel_bytes)
     return (
-        f"scratch   {needed / 1e9:.3g} GB at a time in {folder}: slices are compressed in pieces of "
+        f"scratch   {scratch_need(view).bytes / 1e9:.3g} GB at a time in {folder}: slices are compressed in pieces of "
         f"{_shape(view.source.grain)} voxels, and each is decoded once",
     )
 

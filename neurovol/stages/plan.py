@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from neurovol.progress import duration
+from neurovol.stages.disk import NOTHING, DiskNeed
 
 # Voxels per second on two cores of an EPYC with avx512_bf16, halos and reading included, as the README's demo
 # and table show them; they only serve the estimate of hours, which says at what pace it was made.
@@ -36,6 +38,9 @@ class Plan:
     memory_terms: str = ""  # what it is needed for, where memory_bytes has the libraries in it
     voxels: int = 0
     pace: str = ""  # which figure of PACE the hours are estimated from
+    disk: DiskNeed = NOTHING  # what it may still take of the store's disk
+    scratch: DiskNeed = NOTHING  # and, for a while, of the one that scratch_folder is on
+    scratch_folder: Path | None = None
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -52,6 +57,10 @@ class Plan:
             facts.append(f"  windows   {self.windows:,}")
         if self.read_bytes or self.write_bytes:
             facts.append(f"  data      reads {_bytes(self.read_bytes)}, writes at most {_bytes(self.write_bytes)}")
+        if self.disk:
+            facts.append(
+                f"  disk      at most {_bytes(self.disk.bytes)} and {self.disk.inodes:,} files and folders more"
+            )
         if self.memory_terms:
             facts.append(f"  memory    {_bytes(self.memory_bytes)} a worker: {self.memory_terms}")
         elif self.memory_bytes:

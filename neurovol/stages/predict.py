@@ -26,6 +26,7 @@ from neurovol.progress import Report, silent
 from neurovol.project import Step, perform, state_of
 from neurovol.stages.blockstates import watched
 from neurovol.stages.cover import Cover, level_blocks, write_levels
+from neurovol.stages.disk import volume_need
 from neurovol.stages.memory import Demand, Room, check_window, extent_of, fitting_window, room_for
 from neurovol.stages.plan import Plan
 from neurovol.stages.skip import Kept, kept_of, mask_fault, where_of
@@ -98,6 +99,7 @@ def plan_prediction(steps: Steps, wanted: Prediction, spec: CNN2DSpec | UNet3DSp
     cover = Cover(VolumeReader(""), _never, VolumeWriter(""), shape, wanted.boxes, window, spec.halo, spec.stride)
     kept, notes = _kept(steps, wanted, cover, blocks)
     item = wanted.view.source.dtype.itemsize * len(wanted.view.channels)
+    need = volume_need(wanted.view, 1, boxes=None if wanted.whole else wanted.boxes)
     return Plan(
         wanted.step.name,
         state.kind,
@@ -105,10 +107,11 @@ def plan_prediction(steps: Steps, wanted: Prediction, spec: CNN2DSpec | UNet3DSp
         blocks_done=min(state.done, len(blocks)),
         windows=kept.windows,
         read_bytes=kept.windows * prod(demand.read(window)) * item,
-        write_bytes=int(sum(box.size for box in wanted.boxes) * 8 / 7),
+        write_bytes=need.bytes,
         memory_bytes=memory.total,
         memory_terms=f"{memory.terms}; {room_for(steps.project.settings.cluster)}",
         voxels=kept.voxels,
+        disk=need.left(state),
         pace=f"unet3d {demand.precision.dtype}" if isinstance(spec, UNet3DSpec) else "cnn2d",
         notes=(
             f"windows   of {list(window)}, halo {list(spec.halo)} (reach {list(spec.reach)}): "

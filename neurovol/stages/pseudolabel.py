@@ -10,6 +10,7 @@ from neurovol.networks.cnn2d import CNN2D
 from neurovol.networks.precision import choose_precision
 from neurovol.progress import Report, silent
 from neurovol.project import Step, perform, state_of
+from neurovol.stages.disk import NOTHING, weights_need
 from neurovol.stages.learn import Lesson, learn, training_samples
 from neurovol.stages.plan import Plan
 from neurovol.stages.predict import Prediction, device, device_for, plan_prediction, predict, window_planned
@@ -39,7 +40,8 @@ def plan_learn(steps: Steps) -> list[Plan]:
     """What training the 2D CNN would do."""
     step, settings = steps.learn_cnn2d(), steps.project.settings.pseudolabel
     note = f"training  {settings.steps:,} steps of {settings.batch} pixels; model {step.output.name}"
-    return [Plan(step.name, state_of(step).kind, notes=(note,))]
+    state, disk = state_of(step), weights_need(cnn_spec(steps).weight_bytes)
+    return [Plan(step.name, state.kind, disk=disk if state.kind != "done" else NOTHING, notes=(note,))]
 
 
 def plan_pseudolabel(steps: Steps, sample: str) -> list[Plan]:

@@ -34,6 +34,7 @@ from neurovol.report.html import write_report
 from neurovol.report.panels import Fit
 from neurovol.report.preview import coloured, projected_display
 from neurovol.stages.convert import filled_text
+from neurovol.stages.disk import REPORT
 from neurovol.stages.evaluate import NEURON, scored
 from neurovol.stages.learn import curve, touching
 from neurovol.stages.overview import projection
@@ -51,7 +52,8 @@ OVERVIEW_PIXELS = 700  # the coarsest level that is at least this wide, or level
 
 def plan_report(steps: Steps) -> list[Plan]:
     step = steps.report()
-    return [Plan(step.name, state_of(step).kind, notes=(f"file      {step.output}",))]
+    state = state_of(step)
+    return [Plan(step.name, state.kind, disk=REPORT.left(state), notes=(f"file      {step.output}",))]
 
 
 def report_project(steps: Steps, every: Sequence[Step], *, redo: bool = False, report: Report = silent) -> None:

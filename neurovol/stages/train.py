@@ -6,6 +6,7 @@ from neurovol.networks.precision import choose_precision
 from neurovol.networks.unet3d import UNet3D
 from neurovol.progress import Report, silent
 from neurovol.project import Step, perform, state_of
+from neurovol.stages.disk import NOTHING, weights_need
 from neurovol.stages.learn import Lesson, learn, touching, training_samples
 from neurovol.stages.plan import Plan
 from neurovol.stages.predict import device
@@ -26,7 +27,17 @@ def plan_train(steps: Steps, method: str) -> list[Plan]:
         f"model {step.output.name}",
         *(f"warning   {text}" for text in touching(steps)),
     )
-    return [Plan(step.name, state_of(step).kind, memory_bytes=memory, memory_of="in this process", notes=notes)]
+    state, disk = state_of(step), weights_need(unet_spec(steps).weight_bytes)
+    return [
+        Plan(
+            step.name,
+            state.kind,
+            memory_bytes=memory,
+            memory_of="in this process",
+            disk=disk if state.kind != "done" else NOTHING,
+            notes=notes,
+        )
+    ]
 
 
 def train(steps: Steps, method: str, *, redo: bool = False, report: Report = silent) -> None:
