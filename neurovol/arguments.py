@@ -32,6 +32,7 @@ examples:
   neurovol convert ch0/ ch1/ slab.ome.zarr   channels that lie apart, as one volume
   neurovol verify slab.ome.zarr --source slices/ --repair
   neurovol verify project.toml               all finished volumes against their ledgers
+  neurovol doctor project.toml               would it run tonight? packages, server, disk, queue, workers
   neurovol check-blocks project.toml         do blocks or windows show? some faces are computed anew
 
 exit codes: 0 done; 1 something failed, what is finished is kept, run again to go on; 2 something for you to mend.
@@ -66,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     _set(status)
     _verify(commands)
     _check_blocks(commands)
+    _doctor(commands)
     _phantom(commands)
     return top
 
@@ -170,6 +172,24 @@ def _check_blocks(commands: Any) -> None:
     command.add_argument("--faces", type=int, default=20, metavar="N", help="of each prediction (default: 20)")
     command.add_argument("--seed", type=int, default=0, help="same seed, same faces (default: 0)")
     command.add_argument("--json", type=Path, metavar="FILE", help="also write every face and what came of it")
+    _set(command)
+
+
+def _doctor(commands: Any) -> None:
+    command = commands.add_parser(
+        "doctor",
+        help="look for what would end a run at night, before it begins",
+        description=(
+            "Looks at packages, Prefect's server and its scheduler and, of a project, at its file and sources, the "
+            "store's disk and the room on it, the queue, and workers, some of which it starts as a run would. A line "
+            "for each: ok, warn, fail (with the way out) or skipped. Exit code 1 if any fails."
+        ),
+    )
+    command.add_argument("project", type=Path, nargs="?", metavar="PROJECT", help="project file (TOML)")
+    command.add_argument("--no-workers", action="store_true", help="start no workers")
+    command.add_argument(
+        "--wait", type=float, default=120.0, metavar="SECONDS", help="for workers to come (default: 120)"
+    )
     _set(command)
 
 

@@ -67,33 +67,19 @@ def _run(options: argparse.Namespace) -> None:
         options.set.append(f"convert.on_bad_slice={options.on_bad_slice}")
     without_project = options.command == "convert" and options.more
     steps = _single(options) if without_project else _steps(options.project, options.set)
-    from neurovol.stages.order import actions, chosen
+    from neurovol.stages.order import actions, chosen, refuse_nothing_to_learn
 
     if options.sample is not None:
         steps.project.settings.sample(options.sample)
     every = actions(steps)
     todo = chosen(every, STAGES_OF[options.command], options.sample)
-    _refuse_nothing_to_learn(steps, options.command)
+    refuse_nothing_to_learn(steps, options.command)
     if options.dry_run:
         from neurovol.stages.plan import text_of
 
         print(text_of(plan for action in todo for plan in action.plan()))
         return
     _perform(steps, every, todo, options.redo)
-
-
-def _refuse_nothing_to_learn(steps: Steps, command: str) -> None:
-    if command in ("pseudolabel", "train") and not steps.trains:
-        raise UserError(f"{steps.project.file}: segment.checkpoint replaces training; remove it to train a model")
-    if command != "convert" and steps.trains and not steps.with_role("train"):
-        raise UserError(
-            f'{steps.project.file}: no annotation has role = "train", so there is nothing to learn from; '
-            "declare one, or give a trained model as segment.checkpoint"
-        )
-    if command == "evaluate" and not steps.with_role("test"):
-        raise UserError(
-            f'{steps.project.file}: no annotation has role = "test", so there is nothing to evaluate on; declare one'
-        )
 
 
 def _perform(steps: Steps, every: list[Action], todo: list[Action], redo: list[str]) -> None:
@@ -230,6 +216,25 @@ def _check_blocks(options: argparse.Namespace) -> None:
         )
 
 
+def _doctor(options: argparse.Namespace) -> None:
+    from neurovol.doctor.checks import examine
+    from neurovol.projectfile import parse_override
+
+    overrides = dict(parse_override(text) for text in options.set)
+    levels: list[str] = []
+    for finding in examine(
+        options.project,
+        overrides,
+        workers=not options.no_workers,
+        wait_s=options.wait,
+        say=lambda text: print(text, file=sys.stderr, flush=True),
+    ):
+        print(finding.line, flush=True)
+        levels.append(finding.level)
+    if failed := levels.count("fail"):
+        raise Failure(f"{failed} of {len(levels)} checks failed; each says its way out")
+
+
 def _write_phantom(options: argparse.Namespace) -> None:
     from neurovol.projectfile import checked
     from neurovol.settings import Phantom
@@ -249,6 +254,7 @@ COMMANDS = {
     "status": _status,
     "verify": _verify,
     "check-blocks": _check_blocks,
+    "doctor": _doctor,
     "phantom": _write_phantom,
 }
 

@@ -134,14 +134,34 @@ def to_redo(every: Iterable[Action], redo: Iterable[str]) -> set[str]:
     return again
 
 
+def refuse_nothing_to_learn(steps: Steps, command: str) -> None:
+    """Refuse a command, as `neurovol COMMAND`, whose stages have no annotations to learn from or to score on."""
+    if command in ("pseudolabel", "train") and not steps.trains:
+        raise UserError(f"{steps.project.file}: segment.checkpoint replaces training; remove it to train a model")
+    if command != "convert" and steps.trains and not steps.with_role("train"):
+        raise UserError(
+            f'{steps.project.file}: no annotation has role = "train", so there is nothing to learn from; '
+            "declare one, or give a trained model as segment.checkpoint"
+        )
+    if command == "evaluate" and not steps.with_role("test"):
+        raise UserError(
+            f'{steps.project.file}: no annotation has role = "test", so there is nothing to evaluate on; declare one'
+        )
+
+
+def check_all(every: Iterable[Action], redo: Set[str]) -> None:
+    """Refuse what any of the actions that are not done would refuse: before hours of other steps, not after."""
+    for action in every:
+        if action.check is not None and (state_of(action.step).kind != "done" or action.step.name in redo):
+            action.check(redo)
+
+
 def perform_all(
     steps: Steps, every: Iterable[Action], redo: set[str], report: Report, begin: Callable[[Action, State], None]
 ) -> None:
     """Do the actions that are not done, in order; `begin` is told of each before it starts."""
     every = list(every)
-    for action in every:  # before hours of other steps, not after
-        if action.check is not None and (state_of(action.step).kind != "done" or action.step.name in redo):
-            action.check(redo)
+    check_all(every, redo)
     with Workers(steps.project.folder / "jobs") as workers:
         for action in every:
             state = state_of(action.step)
