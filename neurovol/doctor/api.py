@@ -44,12 +44,12 @@ class Api:
         return self._asked(path, None)[0]
 
     def clock(self) -> Clock:
-        """The server's, which tells whole seconds."""
+        """The server's, which tells whole seconds, and (uvicorn) looks at its clock about once a second."""
         asked = time.time()
         _, said = self._asked("health", None)
         took = time.time() - asked
-        there = parsedate_to_datetime(said).timestamp() + 0.5
-        return Clock(there - asked - took / 2, 0.5 + took / 2)
+        there = parsedate_to_datetime(said).timestamp() + 1.0
+        return Clock(there - asked - took / 2, 1.5 + took / 2)
 
     def filter(self, path: str, **wanted: Any) -> list[dict[str, Any]]:
         """What the server has of a kind."""

@@ -84,8 +84,11 @@ def _of_project(steps: Steps) -> Iterator[Finding]:
     if any(one.level == "fail" for one in sources):
         yield Finding("skipped", "run", "sources have to be opened first")
         return
-    yield from examined("run", SOURCES_S, partial(check_start, steps))
-    yield from examined("room", SOURCES_S, partial(_check_room, steps))
+    run = examined("run", SOURCES_S, partial(check_start, steps))
+    yield from run
+    room = examined("room", SOURCES_S, partial(_check_room, steps))
+    refused = any(one.text == other.text for one in room for other in run)  # what cannot run cannot be planned
+    yield from [Finding("skipped", "room", "there is no plan of a run that is refused")] if refused else room
 
 
 def _check_room(steps: Steps) -> Iterator[Finding]:

@@ -34,17 +34,17 @@ class Finding:
         return f"{self.level:<8} {self.name:<12} {text}" + (f" → {self.way_out}" if self.way_out else "")
 
 
-class _Overtime(Exception):
-    """A check took longer than it may."""
+class Overtime(Exception):
+    """Something took longer than it may."""
 
 
 def examined(name: str, seconds: float, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
     """What a check finds; where it raises, or takes longer than it may, that is found as well."""
     found: list[Finding] = []
     try:
-        with _limit(seconds):
+        with limit(seconds):
             found += check()
-    except _Overtime:
+    except Overtime:
         found.append(Finding("fail", name, f"gave no answer within {seconds:.0f} s", "see what it waits for"))
     except (UserError, Failure) as error:  # these say their way out themselves
         found.append(Finding("fail", name, str(error)))
@@ -55,8 +55,8 @@ def examined(name: str, seconds: float, check: Callable[[], Iterable[Finding]]) 
 
 
 @contextmanager
-def _limit(seconds: float) -> Iterator[None]:
-    """Raise _Overtime in whatever the main thread then does; another thread has no limit.
+def limit(seconds: float) -> Iterator[None]:
+    """Raise Overtime in whatever the main thread then does; another thread has no limit. One limit may lie in another.
 
     A timer that runs already, as a test runner's, goes on afterwards with what is left to it.
     """
@@ -65,7 +65,7 @@ def _limit(seconds: float) -> Iterator[None]:
         return
 
     def ring(*_: Any) -> None:
-        raise _Overtime
+        raise Overtime
 
     began, before = time.monotonic(), signal.getsignal(signal.SIGALRM)
     left, _ = signal.setitimer(signal.ITIMER_REAL, 0)

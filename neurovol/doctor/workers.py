@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,10 +13,11 @@ from distributed import Client
 from neurovol.blockwise.cluster import open_client, worker_count
 from neurovol.blockwise.probe import Seen, probe, versions_here
 from neurovol.clustersettings import ClusterSettings
-from neurovol.doctor.finding import Finding
+from neurovol.doctor.finding import Finding, Overtime, limit
 from neurovol.doctor.server import clock_finding
 from neurovol.doctor.store import existing
 
+MORE_S = 15.0  # for the second worker to come after the first
 MOST_STARTED = 2  # of the project's workers: one may be an exception, all of them would take a partition
 
 
@@ -23,7 +25,7 @@ def clusters(settings: ClusterSettings) -> dict[str, ClusterSettings]:
     """The kinds of worker that a project's stages ask for, by the name of their check."""
     found = {"workers": settings.model_copy(update={"gpu_job": None})}
     if settings.queued and settings.gpu_job is not None:
-        found["gpu workers"] = settings.model_copy(update={"job": settings.gpu_job, "gpu_job": None})
+        found["gpu workers"] = settings.predicting
     return found
 
 
@@ -32,30 +34,36 @@ def check_workers(name: str, settings: ClusterSettings, folder: Path, wait_s: fl
 
     `folder` is the project's in its store.
     """
-    count = worker_count(settings) if settings.kind != "address" else 1
-    few = settings if settings.kind == "address" else settings.model_copy(update={"workers": min(count, MOST_STARTED)})
+    few = settings.model_copy(update={"workers": min(worker_count(settings), MOST_STARTED)})
     began, shared = time.monotonic(), existing(folder)
-    with (
-        TemporaryDirectory(prefix=".neurovol-doctor-", dir=shared, ignore_cleanup_errors=True) as jobs,
-        open_client(few, Path(jobs), "neurovol-doctor") as client,
-    ):
-        if not _came(client, few.workers or 1, wait_s - (time.monotonic() - began)):
-            way_out = "see the queue (squeue), or wait longer by --wait" if settings.queued else "start workers there"
+    with ExitStack() as stack:
+        jobs = stack.enter_context(
+            TemporaryDirectory(prefix=".neurovol-doctor-", dir=shared, ignore_cleanup_errors=True)
+        )
+        try:
+            with limit(wait_s):
+                client = stack.enter_context(open_client(few, Path(jobs), "neurovol-doctor"))
+                _wait_for(client, few.workers or 1)
+        except Overtime:
+            way_out = (
+                "see the queue (squeue), or wait longer by --wait" if settings.queued else "see what they wait for"
+            )
             yield Finding("fail", name, f"none came within {wait_s:.0f} s", way_out)
             return
         seen = probe(client, shared)
         hosts = ", ".join(sorted({one.host for one in seen}))
         took = time.monotonic() - began
         yield Finding("ok", name, f"{len(seen)} came and answered within {took:.0f} s, on {hosts}")
-        yield from judged(name, seen, needs_gpu=settings.queued and settings.job.gpus > 0)
+        yield from judged(name, seen, needs_gpu=bool(settings.job.gpus if settings.queued else settings.gpus))
 
 
-def _came(client: Client, wanted: int, seconds: float) -> bool:
-    """Whether any worker came; waits for as many as wanted."""
-    end = time.monotonic() + seconds
+def _wait_for(client: Client, wanted: int) -> None:
+    """Wait for a worker, and for the wanted number of them a while longer: a queue may have room for one only."""
+    while not client.nthreads():
+        time.sleep(0.2)
+    end = time.monotonic() + MORE_S
     while len(client.nthreads()) < wanted and time.monotonic() < end:
         time.sleep(0.2)
-    return bool(client.nthreads())
 
 
 def judged(name: str, seen: list[Seen], *, needs_gpu: bool) -> Iterator[Finding]:

@@ -56,9 +56,11 @@ def test_a_source_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_what_a_stage_would_refuse_hours_later_is_found(tmp_path: Path) -> None:
     large = {"train.base_channels": 64, "cluster.allowed_bytes": 500_000_000}
-    (run,) = named(list(examine(write_tiny(tmp_path), large, workers=False)), "run")
+    found = list(examine(write_tiny(tmp_path), large, workers=False))
+    (run,) = named(found, "run")
     assert run.level == "fail"
     assert "predicting takes at least" in run.text
+    assert named(found, "room")[0].level == "skipped"
 
 
 def test_nothing_to_learn_from_is_found(tmp_path: Path) -> None:

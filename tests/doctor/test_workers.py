@@ -43,8 +43,8 @@ def test_a_scheduler_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pyt
 def test_a_scheduler_without_workers_fails_when_none_came(tmp_path: Path) -> None:
     with LocalCluster(n_workers=0, dashboard_address=None, host="127.0.0.1") as empty, Client(empty):
         settings = ClusterSettings(kind="address", address=empty.scheduler_address)
-        (found,) = check_workers("workers", settings, tmp_path, 1)
-    assert (found.level, found.text) == ("fail", "none came within 1 s")
+        (found,) = check_workers("workers", settings, tmp_path, 2)
+    assert (found.level, found.text) == ("fail", "none came within 2 s")
 
 
 def test_equal_workers_are_ok() -> None:

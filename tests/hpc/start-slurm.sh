@@ -40,6 +40,7 @@ GresTypes=gpu
 NodeName=n1 NodeHostname=$H NodeAddr=127.0.0.1 Port=$((PORT + 10184)) CPUs=$CPUS RealMemory=8000 Gres=gpu:1 State=UNKNOWN
 NodeName=n2 NodeHostname=$H NodeAddr=127.0.0.1 Port=$((PORT + 10185)) CPUs=$CPUS RealMemory=8000 Gres=gpu:1 State=UNKNOWN
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
+${SLURM_SANDBOX_MORE:-}
 C
 echo "Name=gpu File=/dev/null" > $D/gres.conf  # asked for and given, though there is none
 export SLURM_CONF=$D/slurm.conf
