@@ -54,19 +54,19 @@ def _say(text: str, code: int) -> int:
     return code
 
 
-def _steps(file: Path, overrides: list[str]) -> Steps:
+def _steps(file: Path, overrides: list[str], sample: str | None = None) -> Steps:
     from neurovol.project import open_project
     from neurovol.projectfile import parse_override
-    from neurovol.stages.steps import Steps
+    from neurovol.stages.inbox import steps_with
 
-    return Steps(open_project(file, dict(parse_override(text) for text in overrides)))
+    return steps_with(open_project(file, dict(parse_override(text) for text in overrides)), sample)
 
 
 def _run(options: argparse.Namespace) -> None:
     if options.command == "convert" and options.on_bad_slice is not None:
         options.set.append(f"convert.on_bad_slice={options.on_bad_slice}")
     without_project = options.command == "convert" and options.more
-    steps = _single(options) if without_project else _steps(options.project, options.set)
+    steps = _single(options) if without_project else _steps(options.project, options.set, options.sample)
     from neurovol.stages.order import actions, chosen, refuse_nothing_to_learn
 
     if options.sample is not None:
@@ -193,7 +193,7 @@ def _check_blocks(options: argparse.Namespace) -> None:
 
     if options.faces < 1:
         raise UserError(f"--faces {options.faces}: at least one face has to be looked at")
-    steps = _steps(options.project, options.set)
+    steps = _steps(options.project, options.set, options.sample)
     names = [steps.project.settings.sample(options.sample).name] if options.sample else list(steps.samples)
     finished = [wanted for name in names for wanted in predictions(steps, name)]
     if not finished:
@@ -237,7 +237,7 @@ def _doctor(options: argparse.Namespace) -> None:
 
 def _write_phantom(options: argparse.Namespace) -> None:
     from neurovol.projectfile import checked
-    from neurovol.settings import Phantom
+    from neurovol.samplesettings import Phantom
     from neurovol.terminal import Bars
     from neurovol.volume.export import plan_phantom, write_phantom
 

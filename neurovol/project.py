@@ -256,6 +256,10 @@ class Project:
     def report(self) -> Path:
         return self.folder / "report.html"
 
+    @property
+    def report_ledger(self) -> Path:
+        return self.folder / "ledgers" / "report.jsonl"
+
     def model(self, method: str, digest: str) -> Path:
         """The folder of the model with these inputs; one of today's date where there is none yet."""
         found = sorted((self.folder / "models").glob(f"{method}-*-{digest[:8]}"))

@@ -12,52 +12,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from neurovol.clustersettings import ClusterSettings
 from neurovol.errors import UserError
-from neurovol.fields import BoxPairs, FilePath, FilePaths, Name, PositiveZyx, Section, VoxelSize, Zyx, expanded
+from neurovol.fields import BoxPairs, FilePath, Name, PositiveZyx, Section, Zyx, expanded
 from neurovol.geometry import Box, round_up
-
-
-class Phantom(Section):
-    """A made-up sample with known truth, in place of `source` (see neurovol.volume.phantom)."""
-
-    shape: PositiveZyx = Field((64, 256, 256), description="Voxels along z, y, x")
-    seed: int = Field(0, ge=0, description="Same seed, same sample")
-    contrast: float = Field(1.0, gt=0, le=4, description="Brightness of the cells against the tissue; 1 is typical")
-
-
-class Sample(Section):
-    """One piece of tissue: where its stack lies and how large its voxels are."""
-
-    name: Name = Field(description="Name of the sample, also of its folder")
-    source: FilePaths | None = Field(
-        None,
-        description="TIFF file, or folder with one TIFF per z-slice, relative to the project file; "
-        "a list of them where channels lie apart",
-    )
-    phantom: Phantom | None = Field(None, description="A phantom in place of a source")
-    voxel_size_um: VoxelSize | None = Field(None, description="z, y, x in µm; default: what the source says")
-    channels: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        None, min_length=1, description="Channels to convert; default the first, of a list of sources all"
-    )
-
-    @model_validator(mode="after")
-    def _one_kind_of_source(self) -> Sample:
-        if (self.source is None) == (self.phantom is None):
-            raise ValueError("give either `source` or `phantom`, exactly one of them")
-        if self.channels is not None and len(set(self.channels)) != len(self.channels):
-            raise ValueError(f"channels {self.channels} repeat one another")
-        return self
-
-    def channels_of(self, available: int) -> tuple[int, ...]:
-        """The channels to convert of a source that has so many.
-
-        >>> Sample(name="s", source=["ch0.tif", "ch1.tif"]).channels_of(2)
-        (0, 1)
-        >>> Sample(name="s", source="colour.tif").channels_of(3)
-        (0,)
-        """
-        if self.channels is not None:
-            return self.channels
-        return tuple(range(available)) if len(self.source or ()) > 1 else (0,)
+from neurovol.samplesettings import InboxSettings, Sample
 
 
 class AnnotationValues(Section):
@@ -259,7 +216,7 @@ class ProjectSettings(Section):
 
     name: Name = Field(description="Name of the project, also of its folder in the store")
     store: FilePath = Field(Path("stores"), description="Where everything goes, relative to the project file")
-    samples: tuple[Sample, ...] = Field(min_length=1)
+    samples: tuple[Sample, ...] = Field((), description="The samples; none where all of them arrive in the inbox")
     annotations: tuple[Annotation, ...] = ()
     convert: StoreSettings = StoreSettings()
     pseudolabel: PseudolabelSettings = PseudolabelSettings()
@@ -267,9 +224,12 @@ class ProjectSettings(Section):
     segment: SegmentSettings = SegmentSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     cluster: ClusterSettings = ClusterSettings()
+    inbox: InboxSettings | None = Field(None, description="Where samples arrive by themselves, and their model")
 
     @model_validator(mode="after")
     def _names_match(self) -> ProjectSettings:
+        if not self.samples and self.inbox is None:
+            raise ValueError("declares no sample; give [[samples]], or an [inbox] that samples arrive in")
         names = [s.name for s in self.samples]
         for name in names:
             if names.count(name) > 1:

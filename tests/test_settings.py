@@ -43,7 +43,7 @@ def test_a_project_needs_a_name_and_a_sample_and_all_else_has_a_default(tmp_path
     ("text", "said"),
     [
         (SAMPLE, "name: Field required"),
-        ('name = "p"', "samples: Field required"),
+        ('name = "p"', "declares no sample; give [[samples]], or an [inbox]"),
         (f'name = "../p"\n{SAMPLE}', "name = '../p'"),
         (f'name = "p"\n{SAMPLE}{SAMPLE}', 'two samples are called "s"'),
         (f'name = "p"\n{SAMPLE}[train]\nalpha = 1.5', "train.alpha = 1.5: Input should be less than or equal to 1"),
@@ -61,6 +61,11 @@ def test_a_project_needs_a_name_and_a_sample_and_all_else_has_a_default(tmp_path
         (listed('["a", "b", "a"]'), "a is listed 2 times; each source is"),
         (listed('["a", "${NEUROVOL_NOT_SET}/b"]'), "environment variable NEUROVOL_NOT_SET, which is not set"),
         (f'name = "p"\n{SAMPLE}[cluster]\nkind = "address"', "`address` goes with"),
+        ('name = "p"\n[inbox]\nmodel = "m"', "inbox.folder: Field required"),
+        (
+            'name = "p"\n[inbox]\nfolder = "in"\nmodel = "m"\nmarker = "DONE"\nsettle_s = 9',
+            'give `marker` ("DONE") or `settle_s` (9), not both',
+        ),
         (
             f'name = "p"\n{SAMPLE}[cluster]\nkind = "address"\naddress = "tcp://10.0.0.1:8786"',
             "not encrypted, so whoever reaches it can run code as you; use tls://",
@@ -125,3 +130,10 @@ def test_annotations_tell_values_instances_and_the_raw_crop(tmp_path: Path, monk
     assert (given.crop, given.values.neuron, given.values.ignore) == ("/data/c.tif", "instances", 7)
     with pytest.raises(UserError, match="neuron"):
         loaded(tmp_path, text + 'values = {neuron = "all"}')
+
+
+def test_a_project_may_have_no_sample_but_those_that_arrive(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, 'name = "p"\n[inbox]\nfolder = "in"\nmodel = "m"\nsample.voxel_size_um = [2, 1, 1]')
+    assert settings.samples == ()
+    assert settings.inbox is not None
+    assert settings.inbox.sample.voxel_size_um == (2, 1, 1)

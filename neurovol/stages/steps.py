@@ -229,7 +229,7 @@ class Steps:
             inputs |= {f"{name} segment": self.segment(name).fingerprint for name in self.to_cover}
         if self.with_role("test"):
             inputs["evaluate"] = self.evaluate().fingerprint
-        return Step("report", "", inputs, self.project.folder / "ledgers" / "report.jsonl", self.project.report)
+        return Step("report", "", inputs, self.project.report_ledger, self.project.report)
 
 
 def _flat(section: str, settings: Section, without: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from neurovol.errors import Failure, UserError
 from neurovol.geometry import Block, Box, Receipt
 from neurovol.progress import Progress, Report, silent
 from neurovol.projectfile import checked
-from neurovol.settings import Sample
+from neurovol.samplesettings import Sample
 from neurovol.stages.blockcopy import read_filled
 from neurovol.stages.cover import Downsample, grids
 from neurovol.stages.view import plain

@@ -10,7 +10,7 @@ from neurovol.errors import UserError
 from neurovol.geometry import Box, Zyx, zyx
 from neurovol.levels import chosen_shard, fitted_shard, fused_levels, level_factors
 from neurovol.project import Project
-from neurovol.settings import Sample
+from neurovol.samplesettings import Sample
 from neurovol.volume.annotation import AnnotationReader, annotation_reader
 from neurovol.volume.source import Source, open_source, voxel_size_of
 from neurovol.volume.unpacked import needs_scratch

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from neurovol.errors import UserError
 from neurovol.geometry import Box
 from neurovol.progress import Progress, Report, silent
-from neurovol.settings import Phantom
+from neurovol.samplesettings import Phantom
 from neurovol.volume.phantom import PhantomSource
 
 SLAB = 16  # slices made at once

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from neurovol.errors import UserError
 from neurovol.geometry import Box, Zyx, reflected
-from neurovol.settings import Sample
+from neurovol.samplesettings import Sample
 from neurovol.volume.tiff import open_tiff
 
 VoxelSize = tuple[float, float, float]

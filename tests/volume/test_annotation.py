@@ -13,7 +13,8 @@ from roifile import ROI_TYPE, ImagejRoi, roiwrite
 
 from neurovol.errors import Failure, UserError
 from neurovol.geometry import Box
-from neurovol.settings import Annotation, Phantom, Sample
+from neurovol.samplesettings import Phantom, Sample
+from neurovol.settings import Annotation
 from neurovol.volume.annotation import annotation_reader, check_crops
 from neurovol.volume.source import open_source
 

@@ -10,7 +10,7 @@ import tifffile
 
 from neurovol.errors import Failure, UserError
 from neurovol.geometry import Box
-from neurovol.settings import Sample
+from neurovol.samplesettings import Sample
 from neurovol.volume.channels import JoinedChannels, join_channels
 from neurovol.volume.source import open_source, voxel_size_of
 from neurovol.volume.tiff import open_tiff

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from neurovol.errors import UserError
 from neurovol.geometry import Box
-from neurovol.settings import Phantom, Sample
+from neurovol.samplesettings import Phantom, Sample
 from neurovol.volume.source import open_source, read_reflected, voxel_size_of
 
 STACK = np.random.default_rng(0).integers(0, 60000, (5, 7, 11)).astype(np.uint16)
