@@ -10,7 +10,7 @@ from flows.convert import convert
 from flows.evaluate import evaluate
 from flows.pseudolabel import pseudolabel
 from flows.segment import segment
-from flows.stage import final_summary, refuse_stale
+from flows.stage import final_summary, parts_tagged, refuse_stale
 from flows.train import train
 from neurovol.settings import Overrides
 from neurovol.stages.order import Stage
@@ -18,7 +18,7 @@ from neurovol.stages.order import Stage
 AFTER_CONVERSION = {"pseudolabel": pseudolabel, "train": train, "segment": segment, "evaluate": evaluate}
 
 
-@flow(name="project", flow_run_name="project {project_file.parent.name}")
+@flow(name="project", flow_run_name="project {project_file.parent.name}", retries=0)
 def project(project_file: Path, settings: Overrides | None = None, redo: list[Stage] | None = None) -> None:
     """Do whatever a project file declares and is not done yet, one stage after another.
 
@@ -28,7 +28,8 @@ def project(project_file: Path, settings: Overrides | None = None, redo: list[St
         redo: Stages whose stale results are built anew; the old ones stay until the new are complete.
     """
     stages = refuse_stale(project_file, settings, redo or [])
-    for name, stage in {"convert": convert, **AFTER_CONVERSION}.items():
-        if name in stages:
-            stage(project_file, settings=settings, redo=stages[name])
+    with parts_tagged():
+        for name, stage in {"convert": convert, **AFTER_CONVERSION}.items():
+            if name in stages:
+                stage(project_file, settings=settings, redo=stages[name])
     final_summary("project", project_file, settings)

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from prefect import get_run_logger
+from prefect import get_run_logger, runtime, tags
 from prefect.artifacts import create_markdown_artifact
 
+from flows.limits import slot
 from flows.watch import Watch, artifact_key
-from neurovol.project import open_project
+from neurovol.project import open_project, state_of
 from neurovol.settings import Overrides
+from neurovol.stages.inbox import steps_with
 from neurovol.stages.order import Stage, actions, chosen, perform_all, to_redo
 from neurovol.stages.plan import text_of
 from neurovol.stages.report import report_project
 from neurovol.stages.steps import Steps
 from neurovol.stages.summary import summary
 
+TAG, PART_TAG = "neurovol", "neurovol-stage"  # of runs of a deployment, and of the stages within one
 
-def opened(project_file: Path, settings: Overrides | None) -> Steps:
-    """The steps of a project file with a run form's sections laid over it."""
-    return Steps(open_project(project_file, settings.tables if settings else {}))
+
+def parts_tagged() -> AbstractContextManager[set[str]]:
+    """Within a deployment's run its stages carry a tag as well: automations go by it."""
+    return tags(*([PART_TAG] if TAG in (runtime.flow_run.tags or ()) else []))
+
+
+def opened(project_file: Path, settings: Overrides | None, sample: str | None = None) -> Steps:
+    """The steps of a project file with a run form's sections laid over it, or those of one sample of its inbox."""
+    return steps_with(open_project(project_file, settings.tables if settings else {}), sample)
 
 
 def run_stages(
@@ -31,12 +41,14 @@ def run_stages(
     settings: Overrides | None,
 ) -> None:
     """Do the steps of some stages that are not done yet, watched; stale ones anew if `redo`."""
-    steps = opened(project_file, settings)
+    steps = opened(project_file, settings, sample)
     todo = chosen(actions(steps), stages, sample)
     again = to_redo(todo, stages if redo else ())
     watch = Watch()
     watch.logger.info("Plan\n%s", text_of(plan for action in todo for plan in action.plan()))
-    perform_all(steps, todo, again, watch.report, watch.begin)
+    works = again or any(state_of(action.step).kind != "done" for action in todo)
+    with slot(stages[0]) if works else nullcontext():
+        perform_all(steps, todo, again, watch.report, watch.begin)
     key = artifact_key(f"{title} {sample or steps.project.settings.name}")
     create_markdown_artifact(summary(steps, title, [a.step for a in todo]), key=key, description=title)
 
@@ -55,9 +67,9 @@ def refuse_stale(project_file: Path, settings: Overrides | None, redo: list[Stag
     return stages | {a.step.stage: True for a in every if a.step.name in again}
 
 
-def final_summary(title: str, project_file: Path, settings: Overrides | None) -> None:
+def final_summary(title: str, project_file: Path, settings: Overrides | None, sample: str | None = None) -> None:
     """Write the report, and leave a table of all steps with the project's pictures."""
-    steps = opened(project_file, settings)
+    steps = opened(project_file, settings, sample)
     every = [a.step for a in actions(steps)]
     report_project(steps, every)
     get_run_logger().info("Report: %s", steps.project.report)
