@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Prefect's database of the demo, so that `make ui` can show its runs again
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 
-.PHONY: demo ui test check clean
+.PHONY: demo ui deploy test check clean
 
 $(VENV)/installed: pyproject.toml deploy/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "neurovol needs Python 3.11 or newer; this is %s.%s: make PYTHON=python3.12 ..." % sys.version_info[:2])'
@@ -23,6 +23,11 @@ demo: $(VENV)/installed    ## three phantom samples through every stage, with re
 
 ui: $(VENV)/installed      ## the Prefect UI over the demo's runs, until Ctrl-C
 	$(BIN)/python -m flows.local
+
+deploy: SITE = deploy/sites/local.yaml
+deploy: $(VENV)/installed  ## PROJECT=file.toml [SITE=file.yaml] [OPTIONS="--webhook URL"]: to the server PREFECT_API_URL names
+	@test -n "$(PROJECT)" || { echo "neurovol: make deploy PROJECT=project.toml [SITE=deploy/sites/slurm.yaml] [OPTIONS=...]"; exit 2; }
+	$(BIN)/python -m flows.deploy "$(PROJECT)" --site "$(SITE)" $(OPTIONS)
 
 test: $(VENV)/installed    ## the tests
 	$(BIN)/python -m pytest -m "not slow"

@@ -1,0 +1,76 @@
+"""What the server does by itself: it ends runs whose process is gone; see notices.py for what it tells people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+
+from flows.site import HEARTBEAT_S
+from flows.stage import PART_TAG, TAG
+
+ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled")}
+
+
+def trigger_on(tags: list[str], **rule: object) -> EventTrigger:
+    """Fires once for a run of one of these tags, as the rule says."""
+    return EventTrigger(
+        match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+        match_related=ResourceSpecification(
+            {"prefect.resource.role": "tag", "prefect.resource.id": [f"prefect.tag.{tag}" for tag in tags]}
+        ),
+        for_each={"prefect.resource.id"},
+        threshold=1,
+        **rule,
+    )
+
+
+def zombies() -> AutomationCore:
+    """Ends runs, and stages within them, from which three heartbeats in a row are missing: their process is gone."""
+    beat = "prefect.flow-run.heartbeat"
+    return AutomationCore(
+        name="neurovol: end runs whose process is gone",
+        description="A run that is killed, or whose machine is lost, cannot say so; the inbox then tries it again",
+        trigger=trigger_on(
+            [TAG, PART_TAG],
+            after={beat},
+            expect={beat, *ENDED},
+            posture=Posture.Proactive,
+            within=timedelta(seconds=3 * HEARTBEAT_S),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED,
+                name="Crashed",
+                message=f"no heartbeat for {3 * HEARTBEAT_S} s: its process was killed, or its machine is lost",
+            )
+        ],
+    )
+
+
+def make_automations(client: SyncPrefectClient, wanted: list[AutomationCore]) -> Iterator[str]:
+    """Automations by name; one that a person turned off stays off."""
+    for automation in wanted:
+        found = client.read_automations_by_name(automation.name)
+        if not found:
+            client.create_automation(automation)
+            yield f"automation {automation.name}: made"
+            continue
+        rule = automation.model_copy(update={"enabled": found[0].enabled})
+        if _rule(found[0]) != _rule(rule):
+            client.update_automation(found[0].id, rule)
+            yield f"automation {automation.name}: brought up to date"
+        else:
+            yield f"automation {automation.name}: is there"
+
+
+def _rule(automation: AutomationCore) -> dict[str, object]:
+    """What an automation does, to be compared: sets of events in order, without the numbers that the server gave."""
+    rule = automation.model_dump(mode="json", include=set(AutomationCore.model_fields), exclude={"trigger": {"id"}})
+    rule["trigger"] |= {key: sorted(rule["trigger"][key]) for key in ("after", "expect", "for_each")}
+    return rule

@@ -1,0 +1,88 @@
+"""Deployments, work pool and limits on the server, made as the files say; what is there and right is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.exceptions import ObjectNotFound
+from prefect.flows import Flow
+from prefect.utilities.asyncutils import run_coro_as_sync
+from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
+
+import neurovol
+from flows.site import Deployment, Site, read_manifest
+from flows.stage import TAG
+from neurovol.errors import UserError
+from neurovol.project import Project
+
+POOL_TYPE = "process"
+
+
+def make_pool(client: SyncPrefectClient, name: str) -> str:
+    """The work pool; a UserError where one of that name is of another type."""
+    try:
+        found = client.read_work_pool(name)
+    except ObjectNotFound:
+        template = run_coro_as_sync(get_default_base_job_template_for_infrastructure_type(POOL_TYPE))
+        client.create_work_pool(WorkPoolCreate(name=name, type=POOL_TYPE, base_job_template=template or {}))
+        return f"work pool {name}: made"
+    if found.type != POOL_TYPE:
+        raise UserError(
+            f'the work pool "{name}" is of type {found.type}, and flows run in one of type {POOL_TYPE}; '
+            f"give another name as `pool` in the site file"
+        )
+    return f"work pool {name}: is there"
+
+
+def make_limits(client: SyncPrefectClient, limits: dict[str, int]) -> Iterator[str]:
+    """Limits of the whole server; slots that are taken stay taken."""
+    for name, limit in limits.items():
+        client.upsert_global_concurrency_limit_by_name(name, limit)
+        yield f"limit {name}: {limit}"
+
+
+def make_deployments(client: SyncPrefectClient, project: Project, site: Site) -> Iterator[str]:
+    """A deployment of each flow, for this project."""
+    for wanted in read_manifest().deployments:
+        deployment = _deployment(project, site, wanted)
+        if not has_deployment(client, f"{wanted.flow}/{deployment.name}"):
+            deployment.apply()  # Prefect makes it otherwise (pull_steps) than it brings it up to date
+        deployment.apply()
+        when = f", {site.inbox_cron}" if deployment.schedules else ""
+        yield f"deployment {wanted.flow}/{deployment.name}: made or brought up to date{when}"
+
+
+def has_deployment(client: SyncPrefectClient, name: str) -> bool:
+    """Whether the server has a deployment, as FLOW/NAME."""
+    try:
+        client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        return False
+    return True
+
+
+def _deployment(project: Project, site: Site, wanted: Deployment) -> RunnerDeployment:
+    module, _, name = wanted.entrypoint.rpartition(".")
+    flow: Flow[..., Any] = getattr(import_module(module), name)
+    scheduled = wanted.schedule == "inbox" and project.settings.inbox is not None
+    return flow.to_deployment(
+        project.settings.name,
+        parameters={"project_file": str(project.file)},
+        tags=[TAG, *wanted.tags],
+        version=neurovol.__version__,
+        work_pool_name=site.pool,
+        job_variables=site.variables(wanted.flow, wanted.stage_retries),
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        schedules=[_schedule(site)] if scheduled else [],
+    )
+
+
+def _schedule(site: Site) -> DeploymentScheduleCreate:
+    """The inbox's; told from others by its slug, so that one that a person paused stays paused."""
+    return DeploymentScheduleCreate(schedule=CronSchedule(cron=site.inbox_cron, timezone="UTC"), slug="inbox")

@@ -1,0 +1,71 @@
+"""What the server tells people, and by which block: runs that fail, and runs that do not start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from uuid import UUID
+
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.events.actions import ActionTypes, CallWebhook, SendNotification
+from prefect.events.schemas.automations import AutomationCore, Posture
+from prefect.exceptions import ObjectNotFound
+
+from flows.automations import ENDED, trigger_on
+from flows.stage import TAG
+from neurovol.errors import UserError
+
+BLOCK = "neurovol-webhook"
+NOT_STARTED_S = 600  # a run that is late, or submitted, for so long has no worker to run it
+SAID = '"neurovol: " ~ flow_run.name ~ " is " ~ flow_run.state.name ~ ": " ~ (flow_run.state.message or "")'
+LATE = '"neurovol: " ~ flow_run.name ~ " does not start: is a worker running?"'
+
+
+def notices(tell: list[tuple[str, UUID]]) -> Iterator[AutomationCore]:
+    """Tells people of runs that failed or crashed (so of those that were stuck as well), and of those that are late."""
+    yield AutomationCore(
+        name="neurovol: tell of failed and crashed runs",
+        trigger=trigger_on(
+            [TAG],
+            expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+            posture=Posture.Reactive,
+            within=timedelta(0),
+        ),
+        actions=[_telling(kind, block, SAID) for kind, block in tell],
+    )
+    yield AutomationCore(
+        name="neurovol: tell of runs that do not start",
+        trigger=trigger_on(
+            [TAG],
+            after={"prefect.flow-run.Late", "prefect.flow-run.Pending"},
+            expect={"prefect.flow-run.Running", *ENDED},
+            posture=Posture.Proactive,
+            within=timedelta(seconds=NOT_STARTED_S),
+        ),
+        actions=[_telling(kind, block, LATE) for kind, block in tell],
+    )
+
+
+def _telling(kind: str, block: UUID, text: str) -> ActionTypes:
+    text = f'{text} ~ " " ~ (flow_run|ui_url)'
+    if kind == "webhook":  # JSON, as chat tools take it
+        return CallWebhook(block_document_id=block, payload=f'{{"text": {{{{ ({text}) | tojson }}}}}}')
+    return SendNotification(block_document_id=block, subject="neurovol", body=f"{{{{ {text} }}}}")
+
+
+def make_webhook(url: str) -> UUID:
+    """The block that calls an address when there is something to tell."""
+    return Webhook(method="POST", url=url).save(BLOCK, overwrite=True)
+
+
+def block_named(client: SyncPrefectClient, name: str) -> UUID:
+    """An existing notification block as TYPE/NAME; a UserError where there is none."""
+    kind, _, own = name.rpartition("/")
+    try:
+        return client.read_block_document_by_name(own, kind).id
+    except ObjectNotFound:
+        raise UserError(
+            f'--notify {name}: the server has no such block; make one in the UI under "Blocks", and give it as '
+            "TYPE/NAME, as sendgrid-email/lab or slack-webhook/lab"
+        ) from None

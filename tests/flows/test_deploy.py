@@ -1,0 +1,135 @@
+"""`make deploy` against a real server: all is made at once, called from anywhere, and done twice it changes nothing."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.arriving import write_project
+from tests.flows.served import Served
+from tests.free import free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+HOOK = "http://127.0.0.1:9/told"
+FLOWS = {"inbox", "sample", "project", "convert", "pseudolabel", "train", "segment", "evaluate"}
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Path]]:
+    """A server, and a project deployed to it from a folder that has nothing to do with either."""
+    folder = tmp_path_factory.mktemp("deploy")
+    file = write_project(folder)
+    served = Served(folder / "prefect", free_port())
+    served.start()
+    try:
+        done = served.deploy(file, "--webhook", HOOK, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        yield served, file
+    finally:
+        served.stop()
+
+
+def lasting(found: Any) -> Any:
+    """What the server says, without the times at which it was last looked at or written."""
+    if isinstance(found, list):
+        return [lasting(item) for item in found]
+    if not isinstance(found, dict):
+        return found
+    passing = {"updated", "last_polled", "estimated_run_time", "estimated_start_time_delta"}
+    return {key: lasting(value) for key, value in found.items() if key not in passing}
+
+
+def everything(served: Served) -> dict[str, Any]:
+    """All that a deployment leaves on the server; scheduled runs as well."""
+    kinds = ["deployments", "automations", "work_pools", "v2/concurrency_limits", "block_documents", "flow_runs"]
+    return {kind: sorted(lasting(served.call(f"{kind}/filter", {})), key=lambda row: row["id"]) for kind in kinds}
+
+
+def test_every_flow_has_a_deployment_with_a_described_form(deployed: tuple[Served, Path]) -> None:
+    served, file = deployed
+    by_entrypoint = {d["entrypoint"].rpartition(".")[2]: d for d in served.call("deployments/filter", {})}
+    assert set(by_entrypoint) == FLOWS
+    for deployment in by_entrypoint.values():
+        assert deployment["name"] == "lab"
+        assert deployment["parameters"] == {"project_file": str(file)}
+        assert "neurovol" in deployment["tags"]
+        assert deployment["work_pool_name"] == "neurovol"
+        assert deployment["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+        for name, field in deployment["parameter_openapi_schema"]["properties"].items():
+            assert field.get("description"), f"{deployment['entrypoint']}: {name}"
+    assert by_entrypoint["train"]["job_variables"]["env"]["NEUROVOL_TRAINING_LIMIT"] == "trainings@local"
+
+
+def test_only_the_inbox_is_scheduled_and_its_runs_are(deployed: tuple[Served, Path]) -> None:
+    served, _ = deployed
+    scheduled = {
+        d["entrypoint"]: [s["schedule"]["cron"] for s in d["schedules"]]
+        for d in served.call("deployments/filter", {})
+        if d["schedules"]
+    }
+    assert scheduled == {"flows.inbox.inbox": ["*/15 * * * *"]}
+
+
+def test_done_twice_it_changes_nothing(deployed: tuple[Served, Path]) -> None:
+    served, file = deployed
+    before = everything(served)
+    again = served.deploy(file, "--webhook", HOOK)
+    assert again.returncode == 0
+    assert again.stdout.count("automation") == again.stdout.count(": is there") - 1  # the pool is there as well
+    after = everything(served)
+    for kind in before:
+        assert json.dumps(after[kind], indent=1) == json.dumps(before[kind], indent=1)
+
+
+def test_a_schedule_and_an_automation_that_a_person_turned_off_stay_off(deployed: tuple[Served, Path]) -> None:
+    served, file = deployed
+    (inbox,) = [d for d in served.call("deployments/filter", {}) if d["schedules"]]
+    schedule = f"deployments/{inbox['id']}/schedules/{inbox['schedules'][0]['id']}"
+    (failed,) = [a for a in served.call("automations/filter", {}) if "tell of failed" in a["name"]]
+    served.call(schedule, {"active": False}, "PATCH")
+    served.call(f"automations/{failed['id']}", {"enabled": False}, "PATCH")
+    assert served.deploy(file, "--webhook", HOOK).returncode == 0
+    assert not served.call(f"automations/{failed['id']}", method="GET")["enabled"]
+    assert not served.call(f"deployments/{inbox['id']}", method="GET")["schedules"][0]["active"]
+    served.call(schedule, {"active": True}, "PATCH")
+    served.call(f"automations/{failed['id']}", {"enabled": True}, "PATCH")
+
+
+def test_a_site_changes_limits_and_job_variables(deployed: tuple[Served, Path], tmp_path: Path) -> None:
+    served, file = deployed
+    site = tmp_path / "site.yaml"
+    site.write_text(
+        "conversions: 3\nfile_system: scratch\njob_variables: {env: {A: '1'}}\ndeployments: {train: {env: {A: '2'}}}"
+    )
+    assert served.deploy(file, "--site", str(site)).returncode == 0
+    limits = {limit["name"]: limit["limit"] for limit in served.call("v2/concurrency_limits/filter", {})}
+    assert limits["conversions@scratch"] == 3
+    env = {
+        d["entrypoint"].rpartition(".")[2]: d["job_variables"]["env"]["A"]
+        for d in served.call("deployments/filter", {})
+    }
+    assert (env["train"], env["convert"]) == ("2", "1")
+
+
+def test_a_block_that_is_not_there_is_named(deployed: tuple[Served, Path]) -> None:
+    served, file = deployed
+    refused = served.deploy(file, "--notify", "sendgrid-email/lab")
+    assert refused.returncode == 2
+    assert "--notify sendgrid-email/lab: the server has no such block" in refused.stderr
+
+
+def test_without_a_server_the_variable_is_named(tmp_path: Path) -> None:
+    file = write_project(tmp_path)
+    served = Served(tmp_path / "prefect", free_port())
+    refused = served.deploy(file)
+    assert refused.returncode == 2, refused.stderr
+    assert f"PREFECT_API_URL={served.api}" in refused.stderr
+    assert "no Prefect server answers there" in refused.stderr
+    command = [sys.executable, "-m", "flows.deploy", str(file)]
+    env = {k: v for k, v in served.environment.items() if k != "PREFECT_API_URL"}
+    unset = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert (unset.returncode, "PREFECT_API_URL is not set" in unset.stderr) == (2, True)
