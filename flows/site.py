@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field
+from prefect.client.schemas.schedules import CronSchedule
+from pydantic import AfterValidator, Field
 
 from neurovol.errors import UserError
 from neurovol.fields import Name, Section
@@ -14,6 +15,14 @@ from neurovol.projectfile import checked
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 HEARTBEAT_S = 30  # the shortest that Prefect allows
+
+
+def _cron(text: str) -> str:
+    try:
+        CronSchedule(cron=text)
+    except ValueError:
+        raise ValueError("is no cron schedule; write five fields, as */15 * * * *") from None
+    return text
 
 
 class Site(Section):
@@ -24,7 +33,9 @@ class Site(Section):
     conversions: int = Field(1, ge=1, description="Conversions at once on that file system")
     gpu_partition: Name = Field("local", description="Names the limit of trainings")
     trainings: int = Field(1, ge=1, description="Trainings at once in that partition")
-    inbox_cron: str = Field("*/15 * * * *", description="When the inbox is looked into")
+    inbox_cron: Annotated[str, AfterValidator(_cron)] = Field(
+        "*/15 * * * *", description="When the inbox is looked into"
+    )
     stage_retry_delay_s: int = Field(60, ge=0, description="Seconds before a failed stage is tried once more")
     job_variables: dict[str, Any] = Field({}, description="Of every deployment")
     deployments: dict[str, dict[str, Any]] = Field({}, description="Further job variables, by flow")

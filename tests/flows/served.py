@@ -60,7 +60,13 @@ class Served:
             self.process = None
 
     def call(self, path: str, body: Any = None, method: str = "POST") -> Any:
-        answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=30)
+        """What the server answers; asked again while its SQLite is locked, as Prefect's own client does."""
+
+        def asked() -> httpx.Response | None:
+            answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=30)
+            return None if answer.status_code == 503 else answer
+
+        answer = eventually(asked, 60)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
@@ -110,7 +116,7 @@ def eventually(look: Callable[[], Found | None], timeout_s: float) -> Found:
     """The first thing found; an AssertionError where nothing is for so long."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        if found := look():
+        if (found := look()) is not None and found is not False:
             return found
         time.sleep(0.5)
     raise AssertionError(f"not within {timeout_s:g} s")

@@ -1,0 +1,171 @@
+"""A night at the inbox: real server, real workers, two samples; one worker is killed, the server is started anew.
+
+The first sample is done in two attempts, the second cannot be read and is given up after three.
+"""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.arriving import arrive, write_project
+from tests.flows.served import Served, eventually, worker
+from tests.free import free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # 200 s on two idle cores
+CRASHED_WITHIN_S = 150  # three heartbeats of 30 s, and some for a busy machine
+
+
+@dataclass
+class Night:
+    """What was seen, to be asserted on."""
+
+    served: Served
+    file: Path
+    told: list[str] = field(default_factory=list)
+    said: list[dict[str, str]] = field(default_factory=list)  # of every look into the inbox: what of each arrival
+    crashed: dict[str, Any] = field(default_factory=dict)
+
+    def look(self) -> None:
+        """One run of the inbox, and what it said."""
+        self.looked(self.served.start_run("inbox/lab"))
+
+    def looked(self, run: str) -> None:
+        assert self.served.ended(run)["state_type"] == "COMPLETED"
+        tables = self.served.call("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
+        self.said.append({row["arrived"]: row["what of it"] for t in tables for row in json.loads(t["data"])})
+
+    def attempts(self, sample: str) -> list[dict[str, Any]]:
+        return [run for run in self.served.runs("sample") if run["parameters"]["sample"] == sample]
+
+    def running(self, flow: str) -> bool:
+        return any(run["state_type"] == "RUNNING" for run in self.served.runs(flow))
+
+    def running_part_of(self, sample: str) -> bool:
+        return self.attempts(sample)[-1]["state_type"] == "RUNNING" and self.running("segment")
+
+
+@contextmanager
+def receiver(told: list[str]) -> Iterator[str]:
+    """The address of a server that keeps what it is told, as a chat tool would."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """It says nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def kill_all(pid: int) -> None:
+    """Kill -9 of a process with all that it started, as when a machine is lost."""
+    lost = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    for process in lost:
+        process.kill()
+    psutil.wait_procs(lost, timeout=30)
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+    folder = tmp_path_factory.mktemp("night")
+    served = Served(folder / "prefect", free_port())
+    night = Night(served, write_project(folder))
+    arrive(night.file, "m1", (48, 320, 320))
+    (folder / "arrivals" / "m2.tif").write_bytes(b"no picture")
+    served.start()
+    try:
+        with receiver(night.told) as hook:
+            deployed = served.deploy(night.file, "--webhook", hook)
+            assert deployed.returncode == 0, deployed.stderr
+            _first_worker(night, folder / "worker-1.log")
+            with worker(served, folder / "worker-2.log"):
+                _second_worker(night)
+            yield night
+    finally:
+        served.stop()
+
+
+def _first_worker(night: Night, log: Path) -> None:
+    """Two looks at once start both samples; the worker is lost while the first is being segmented."""
+    with worker(night.served, log) as process:
+        for run in [night.served.start_run("inbox/lab") for _ in range(2)]:
+            night.looked(run)
+        eventually(lambda: night.running_part_of("m1"), 90)
+        night.served.ended(night.attempts("m2")[0]["id"])
+        kill_all(process.pid)
+
+
+def _second_worker(night: Night) -> None:
+    """The lost run is ended by the server, and the next goes on, while the server is started anew."""
+    night.look()
+    night.crashed = night.served.ended(night.attempts("m1")[0]["id"], CRASHED_WITHIN_S)
+    night.served.ended(night.attempts("m2")[1]["id"])
+    night.look()
+    eventually(lambda: night.running_part_of("m1"), 90)
+    night.served.stop()
+    night.served.start()
+    for sample in ("m1", "m2"):
+        night.served.ended(night.attempts(sample)[-1]["id"])
+    night.look()
+
+
+def test_two_looks_at_once_start_a_sample_once(night: Night) -> None:
+    keys = [run["idempotency_key"] for run in night.attempts("m1") + night.attempts("m2")]
+    assert len(set(keys)) == len(keys)
+    assert [key.rpartition("#")[2] for key in keys] == ["1", "2", "1", "2", "3"]
+
+
+def test_a_killed_run_is_ended_by_the_server_and_the_next_attempt_completes(night: Night) -> None:
+    assert night.crashed["state_type"] == "CRASHED"
+    assert "no heartbeat for 90 s" in night.crashed["state"]["message"]
+    assert [run["state_type"] for run in night.attempts("m1")] == ["CRASHED", "COMPLETED"]
+    assert (night.file.parent / "stores/lab/samples/m1/report.html").is_file()
+
+
+def test_no_run_is_left_running(night: Night) -> None:
+    for flow in ("inbox", "sample", "convert", "segment"):
+        assert {run["state_type"] for run in night.served.runs(flow)} <= {"COMPLETED", "FAILED", "CRASHED"}, flow
+
+
+def test_while_a_lost_run_is_not_ended_no_other_is_started(night: Night) -> None:
+    assert night.said[2]["m1.tif"] == "is being done"
+
+
+def test_the_next_attempt_goes_on_where_the_lost_one_ended(night: Night) -> None:
+    messages = [
+        entry["message"] for entry in night.served.call("logs/filter", {"limit": 200, "sort": "TIMESTAMP_DESC"})
+    ]
+    assert "convert m1: was done before" in messages
+
+
+def test_a_sample_that_fails_is_tried_three_times_and_then_said_to_be_given_up(night: Night) -> None:
+    attempts = night.attempts("m2")
+    assert len(attempts) == 3
+    assert {run["state_type"] for run in attempts} <= {"FAILED", "CRASHED"}
+    assert night.said[-1] == {"m2.tif": night.said[-1]["m2.tif"]}  # the first is done
+    assert night.said[-1]["m2.tif"].startswith("failed 3 times")
+
+
+def test_people_are_told_of_each_run_that_failed_or_crashed(night: Night) -> None:
+    assert any("sample m1 is Crashed: no heartbeat" in text for text in night.told)
+    assert any("sample m2 is Failed" in text and "m2.tif" in text for text in night.told)
+    assert not any("segment" in text for text in night.told)  # a stage within a run is told of by its run
+
+
+def test_no_slot_is_left_taken(night: Night) -> None:
+    limits = night.served.call("v2/concurrency_limits/filter", {})
+    assert {limit["name"]: limit["active_slots"] for limit in limits} == {"conversions@local": 0, "trainings@local": 0}
