@@ -7,6 +7,7 @@ import time
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
@@ -46,10 +47,16 @@ class Watch:
             return
         self.updated = time.monotonic()
         percent, text = 100 * said.done / max(1, said.total), f"{said.step}: {facts(said)}"
-        if said.step not in self.artifacts:
-            created: Any = create_progress_artifact(percent, key=artifact_key(said.step), description=text)
-            self.artifacts[said.step] = created
-        else:
-            update_progress_artifact(self.artifacts[said.step], percent, description=text)
+        try:
+            self._show(said.step, percent, text)
+        except httpx.HTTPError as error:  # a server that is started anew must not end hours of work
+            self.logger.debug("progress was not shown: %s", error)
         if ended:
             self.logger.info(text)
+
+    def _show(self, step: str, percent: float, text: str) -> None:
+        if step not in self.artifacts:
+            created: Any = create_progress_artifact(percent, key=artifact_key(step), description=text)
+            self.artifacts[step] = created
+        else:
+            update_progress_artifact(self.artifacts[step], percent, description=text)

@@ -11,6 +11,7 @@ from flows.limits import slot
 
 @flow(name="holder")
 def hold(folder: Path, name: str) -> None:
+    (folder / f"{name}.wants").touch()
     with slot("convert"):
         (folder / f"{name}.holds").touch()
         while not (folder / f"{name}.go").exists():

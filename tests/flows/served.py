@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import psutil
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,18 +98,25 @@ class Served:
 
 @contextmanager
 def worker(served: Served, log: Path, pool: str = "neurovol") -> Iterator[subprocess.Popen[bytes]]:
-    """A worker of a pool, with all that it starts in a process group of its own, which does not outlive the block."""
+    """A worker of a pool, with all that it starts, which does not outlive the block."""
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool]
     with log.open("ab") as out:
-        process = subprocess.Popen(
-            command, env=served.environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        process = subprocess.Popen(command, env=served.environment, stdout=out, stderr=subprocess.STDOUT)
     try:
         yield process
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill_all(process.pid)
         process.wait()
+
+
+def kill_all(pid: int) -> None:
+    """Kill -9 of a process with all that it started, as when a machine is lost."""
+    lost = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    for process in lost:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(lost, timeout=30)
 
 
 def eventually(look: Callable[[], Found | None], timeout_s: float) -> Found:

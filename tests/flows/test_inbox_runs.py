@@ -12,11 +12,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.arriving import arrive, write_project
-from tests.flows.served import Served, eventually, worker
+from tests.flows.served import Served, eventually, kill_all, worker
 from tests.free import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # 200 s on two idle cores
@@ -71,20 +70,12 @@ def receiver(told: list[str]) -> Iterator[str]:
         server.shutdown()
 
 
-def kill_all(pid: int) -> None:
-    """Kill -9 of a process with all that it started, as when a machine is lost."""
-    lost = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    for process in lost:
-        process.kill()
-    psutil.wait_procs(lost, timeout=30)
-
-
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
     folder = tmp_path_factory.mktemp("night")
     served = Served(folder / "prefect", free_port())
     night = Night(served, write_project(folder))
-    arrive(night.file, "m1", (48, 320, 320))
+    arrive(night.file, "m1", (40, 300, 300))
     (folder / "arrivals" / "m2.tif").write_bytes(b"no picture")
     served.start()
     try:

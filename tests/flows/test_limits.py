@@ -38,6 +38,7 @@ def test_one_waits_for_the_other_also_while_the_server_is_started_anew(served: S
     first = started(served, tmp_path, "first")
     eventually((tmp_path / "first.holds").exists, 60)
     second = started(served, tmp_path, "second")
+    eventually((tmp_path / "second.wants").exists, 60)
     served.stop()
     served.start()
     assert taken(served) == 1
