@@ -81,7 +81,7 @@ class Served:
         made = self.call(f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})
         return str(made["id"])
 
-    def ended(self, run: str, timeout_s: float = 120) -> dict[str, Any]:
+    def ended(self, run: str, timeout_s: float = 300) -> dict[str, Any]:
         """A run once it has ended."""
 
         def state() -> Any:

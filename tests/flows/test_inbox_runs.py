@@ -75,7 +75,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
     folder = tmp_path_factory.mktemp("night")
     served = Served(folder / "prefect", free_port())
     night = Night(served, write_project(folder))
-    arrive(night.file, "m1", (40, 300, 300))
+    arrive(night.file, "m1", (24, 300, 300))
     (folder / "arrivals" / "m2.tif").write_bytes(b"no picture")
     served.start()
     try:
@@ -95,7 +95,7 @@ def _first_worker(night: Night, log: Path) -> None:
     with worker(night.served, log) as process:
         for run in [night.served.start_run("inbox/lab") for _ in range(2)]:
             night.looked(run)
-        eventually(lambda: night.running_part_of("m1"), 90)
+        eventually(lambda: night.running_part_of("m1"), 180)
         night.served.ended(night.attempts("m2")[0]["id"])
         kill_all(process.pid)
 
@@ -106,7 +106,7 @@ def _second_worker(night: Night) -> None:
     night.crashed = night.served.ended(night.attempts("m1")[0]["id"], CRASHED_WITHIN_S)
     night.served.ended(night.attempts("m2")[1]["id"])
     night.look()
-    eventually(lambda: night.running_part_of("m1"), 90)
+    eventually(lambda: night.running_part_of("m1"), 180)
     night.served.stop()
     night.served.start()
     for sample in ("m1", "m2"):
