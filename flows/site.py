@@ -59,8 +59,7 @@ class Site(Section):
             "PREFECT_FLOWS_DEFAULT_RETRY_DELAY_SECONDS": str(self.stage_retry_delay_s),
         }
         own = self.deployments.get(flow, {})
-        env |= self.job_variables.get("env", {}) | own.get("env", {})
-        return self.job_variables | own | {"env": env}
+        return self.job_variables | own | {"env": env | self.job_variables.get("env", {}) | own.get("env", {})}
 
 
 class Deployment(Section):
