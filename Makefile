@@ -30,7 +30,7 @@ deploy: $(VENV)/installed  ## PROJECT=file.toml [SITE=file.yaml] [OPTIONS="--web
 	$(BIN)/python -m flows.deploy "$(PROJECT)" --site "$(SITE)" $(OPTIONS)
 
 test: $(VENV)/installed    ## the tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not hpc"
 
 check: $(VENV)/installed   ## lint, format, types, import contracts
 	$(BIN)/ruff check .
