@@ -254,12 +254,15 @@ class _Keeper:
                 log.warning(
                     "%d jobs ended (%s); as many are asked for anew", len(gone), ", ".join(held[n] for n in gone)
                 )
+            if gone or len(self.cluster.workers) < self.count:  # Dask forgets a job whose worker is lost for 15 s
                 self.cluster.loop.add_callback(self._replace, gone)
 
-    def _replace(self, gone: list[str]) -> None:
+    async def _replace(self, gone: list[str]) -> None:
         for name in gone:
-            self.cluster.worker_spec.pop(name, None)
-        self.cluster.scale(self.count)
+            job = self.cluster.workers.pop(name, None)
+            if job is not None:
+                await job.close()
+        self.cluster.scale(self.count)  # opens what is wanted and not there
 
 
 def _listed() -> set[str] | None:

@@ -66,17 +66,18 @@ def test_blocks_are_done_by_as_many_jobs_as_are_set_which_are_gone_afterwards(
     wait_for(lambda: jobs() == {}, "the jobs to end", 15)
 
 
-def test_a_job_that_is_cancelled_is_replaced(cluster: ClusterSettings, tmp_path: Path) -> None:
-    task = Noted(str(tmp_path), 0.3)
-    with open_client(cluster, tmp_path / "jobs") as client:
-        wait_for(lambda: len(client.nthreads()) == 2, "both jobs")
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_job_that_is_cancelled_is_replaced(cluster: ClusterSettings, tmp_path: Path, count: int) -> None:
+    task = Noted(str(tmp_path), 0.1 * count)
+    with open_client(cluster.model_copy(update={"workers": count}), tmp_path / "jobs") as client:
+        wait_for(lambda: len(client.nthreads()) == count, "the jobs")
         first = min(jobs())
         threading.Timer(2.0, said, ["scancel", str(first)]).start()
         with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
             run_blocks(client, task, Numbered(GRID), Meter(ledger))
             assert ledger.done == set(range(100))
-        wait_for(lambda: len(client.nthreads()) == 2, "another job")
-    assert max(task.jobs()) > first + 1
+        wait_for(lambda: len(client.nthreads()) == count, "another job")
+    assert max(task.jobs()) > first + count - 1
 
 
 def test_a_job_begins_no_block_that_its_walltime_would_cut(cluster: ClusterSettings, tmp_path: Path) -> None:

@@ -1,0 +1,170 @@
+"""A night on a cluster: everything deployed, a sample arrives slowly, and whatever can be lost is lost meanwhile."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from flows.site import DEPLOY
+from neurovol.cli import main
+from tests.arriving import arrive, write_project
+from tests.flows.served import eventually, kill_all, worker
+from tests.free import free_port
+from tests.hpc.conftest import jobs, said
+from tests.hpc.guarded import Guarded
+from tests.hpc.postgres import postgres
+from tests.tiny import contents
+
+pytestmark = [pytest.mark.hpc, pytest.mark.timeout(1200)]
+POOL = "neurovol-slurm"
+CLUSTER = """[cluster]
+kind = "slurm"
+workers = 1
+job = {cores = 1, memory_gb = 2, interface = "lo"}
+"""
+SHAPE = (40, 200, 200)
+
+
+@dataclass
+class Night:
+    """What was seen, to be asserted on."""
+
+    served: Guarded
+    file: Path
+    lost: list[str] = field(default_factory=list)
+    drivers: set[int] = field(default_factory=set)
+    looked_while_copying: list[dict[str, str]] = field(default_factory=list)
+
+    def attempts(self, sample: str) -> list[dict[str, Any]]:
+        return [run for run in self.served.runs("sample") if run["parameters"]["sample"] == sample]
+
+    def job(self, name: str) -> int | None:
+        """The newest job of that name which Slurm has."""
+        found = [number for number, called in jobs().items() if called.startswith(name)]
+        return max(found, default=None)
+
+    def blocks(self) -> int:
+        """Blocks of the sample's prediction that are done."""
+        return sum(len(file.read_bytes().splitlines()) for file in self.file.parent.rglob("*unet3d*.jsonl"))
+
+    def said_by_inbox(self) -> list[dict[str, str]]:
+        tables = self.served.call("artifacts/filter", {"artifacts": {"key": {"any_": ["inbox-lab"]}}})
+        return [{row["arrived"]: row["what of it"] for row in json.loads(table["data"])} for table in tables]
+
+
+def site_file(folder: Path) -> Path:
+    """deploy/sites/slurm.yaml for this machine: its paths, less memory, an inbox that is looked into each minute."""
+    site = yaml.safe_load((DEPLOY / "sites" / "slurm.yaml").read_text())
+    submit = f"sbatch --wait --chdir={folder} --cpus-per-task=1 --mem=2G {DEPLOY / 'slurm' / 'flow-run.sbatch'}"
+    python = sys.executable
+    site |= {"inbox_cron": "* * * * *", "deployments": {"inbox": {"command": None}}}
+    site["job_variables"] = {"command": submit, "env": {"NEUROVOL_PYTHON": python}}
+    file = folder / "site.yaml"
+    file.write_text(yaml.safe_dump(site))
+    return file
+
+
+@pytest.fixture(scope="module")
+def night(slurm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+    folder = tmp_path_factory.mktemp("night")
+    file = write_project(folder, ("[cluster]\nworkers = 1\nthreads = 2\n", CLUSTER), ("settle_s = 1", "settle_s = 20"))
+    with postgres() as database:
+        served = Guarded(folder / "prefect", free_port(), database)
+        served.start()
+        try:
+            deployed = served.deploy(file, "--site", str(site_file(folder)))
+            assert deployed.returncode == 0, deployed.stderr
+            night = Night(served, file)
+            _happens(night, folder)
+            yield night
+        finally:
+            served.stop()
+
+
+def _happens(night: Night, folder: Path) -> None:
+    """The sample is copied slowly; then workers, drivers, the Prefect worker and the server are lost in turn."""
+    with worker(night.served, folder / "worker-1.log", POOL) as first:
+        _copied_slowly(arrive(night.file, "hidden", SHAPE), night.file.parent / "arrivals" / "m1.tif", night)
+        driver = eventually(lambda: night.job("neurovol-driver"), 300)
+        eventually(lambda: night.blocks() > 3, 300)
+        said("scancel", str(night.job("neurovol-segment")))
+        night.lost.append("a worker's job")
+        before = night.blocks()
+        eventually(lambda: night.blocks() > before + 2, 200)
+        said("scancel", "--signal=TERM", "--batch", str(driver))  # as Slurm does when its walltime is about to end
+        night.lost.append("the driver's time")
+        driver = eventually(lambda: (job := night.job("neurovol-driver")) != driver and job, 200)
+        before = night.blocks()
+        eventually(lambda: night.blocks() > before + 2, 200)
+        said("scancel", str(driver))
+        night.lost.append("the driver's job")
+        eventually(lambda: night.job("neurovol-driver") not in (None, driver), 400)
+        before = night.blocks()
+        eventually(lambda: night.blocks() > before + 1, 200)
+        kill_all(first.pid)
+        night.lost.append("the Prefect worker")
+    with worker(night.served, folder / "worker-2.log", POOL):
+        night.served.stop()
+        night.served.start()
+        night.lost.append("the server")
+        eventually(lambda: any(run["state_type"] == "COMPLETED" for run in night.attempts("m1")), 600)
+        eventually(lambda: jobs() == {}, 120)
+
+
+def _copied_slowly(whole: Path, there: Path, night: Night) -> None:
+    """As over a network, in half a minute; the inbox looks meanwhile."""
+    data = whole.read_bytes()
+    whole.unlink()
+    with there.open("wb") as file:
+        for part in range(40):
+            file.write(data[part * len(data) // 40 : (part + 1) * len(data) // 40])
+            file.flush()
+            time.sleep(2)
+    night.looked_while_copying = night.said_by_inbox()
+
+
+def test_a_sample_that_is_being_copied_is_left_alone(night: Night) -> None:
+    said_then = [told for told in night.looked_while_copying if "m1.tif" in told]
+    assert said_then, "the cron made no look while it was copied"
+    assert all(told["m1.tif"].startswith("left alone") for told in said_then)
+
+
+def test_whatever_was_lost_the_sample_is_complete_and_as_undisturbed(night: Night, tmp_path: Path) -> None:
+    assert len(night.lost) == 5
+    undisturbed = write_project(tmp_path, ("folder", "folder"))
+    shutil.copy(night.file.parent / "arrivals" / "m1.tif", tmp_path / "arrivals" / "m1.tif")
+    assert main(["run", str(undisturbed), "--sample", "m1"]) == 0
+    there, here = (contents(f.parent / "stores" / "lab" / "samples" / "m1") for f in (night.file, undisturbed))
+    assert there.keys() == here.keys()
+    assert there == here
+
+
+def test_no_run_is_left_running_and_each_attempt_was_made_once(night: Night) -> None:
+    for flow in ("inbox", "sample", "convert", "segment"):
+        states = {run["state_type"] for run in night.served.runs(flow)}
+        assert "RUNNING" not in states, flow
+    states = [run["state_type"] for run in night.attempts("m1")]
+    assert states == ["CRASHED", "COMPLETED"]  # a driver whose time is up goes on as the same run
+
+
+def test_no_job_and_no_process_is_left(night: Night) -> None:
+    assert jobs() == {}
+    ours = [p for p in psutil.process_iter(["cmdline"]) if str(night.file) in " ".join(p.info["cmdline"] or ())]
+    assert not ours
+    assert "dask_worker" not in subprocess.run(["ps", "ax", "-o", "args"], capture_output=True, text=True).stdout
+
+
+def test_no_slot_of_a_limit_is_left_taken(night: Night) -> None:
+    limits = night.served.call("v2/concurrency_limits/filter", {})
+    assert {limit["active_slots"] for limit in limits} == {0}
