@@ -8,11 +8,13 @@ from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
 from prefect.utilities.asyncutils import run_coro_as_sync
+from prefect.utilities.callables import parameter_schema
 from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 
 import neurovol
@@ -48,30 +50,41 @@ def make_limits(client: SyncPrefectClient, limits: dict[str, int]) -> Iterator[s
 
 
 def make_deployments(client: SyncPrefectClient, project: Project, site: Site) -> Iterator[str]:
-    """A deployment of each flow, for this project."""
+    """A deployment of each flow, for this project; one that is right is left alone, with the runs of its schedule."""
     for wanted in read_manifest().deployments:
-        deployment = _deployment(project, site, wanted)
-        if not has_deployment(client, f"{wanted.flow}/{deployment.name}"):
-            deployment.apply()  # Prefect makes it otherwise (pull_steps) than it brings it up to date
+        deployment, schema = _deployment(project, site, wanted)
+        name = f"{wanted.flow}/{deployment.name}"
+        found = _found(client, name)
+        if found is not None and _is_right(found, deployment, schema):
+            yield f"deployment {name}: is there"
+            continue
         deployment.apply()
-        when = f", {site.inbox_cron}" if deployment.schedules else ""
-        yield f"deployment {wanted.flow}/{deployment.name}: made or brought up to date{when}"
+        yield f"deployment {name}: {'made' if found is None else 'brought up to date'}"
 
 
-def has_deployment(client: SyncPrefectClient, name: str) -> bool:
-    """Whether the server has a deployment, as FLOW/NAME."""
+def _found(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
     try:
-        client.read_deployment_by_name(name)
+        return client.read_deployment_by_name(name)
     except ObjectNotFound:
-        return False
-    return True
+        return None
 
 
-def _deployment(project: Project, site: Site, wanted: Deployment) -> RunnerDeployment:
+def _is_right(found: DeploymentResponse, wanted: RunnerDeployment, schema: dict[str, Any]) -> bool:
+    """Whether a deployment is as wanted; a schedule that a person paused is."""
+    same = all(
+        getattr(found, name) == getattr(wanted, name)
+        for name in ("entrypoint", "parameters", "tags", "version", "description", "work_pool_name", "job_variables")
+    )
+    schedules = [s.schedule for s in found.schedules] == [s.schedule for s in wanted.schedules or ()]
+    return same and schedules and found.parameter_openapi_schema == schema
+
+
+def _deployment(project: Project, site: Site, wanted: Deployment) -> tuple[RunnerDeployment, dict[str, Any]]:
+    """A deployment as it is to be, and the form of its parameters."""
     module, _, name = wanted.entrypoint.rpartition(".")
     flow: Flow[..., Any] = getattr(import_module(module), name)
     scheduled = wanted.schedule == "inbox" and project.settings.inbox is not None
-    return flow.to_deployment(
+    deployment = flow.to_deployment(
         project.settings.name,
         parameters={"project_file": str(project.file)},
         tags=[TAG, *wanted.tags],
@@ -81,6 +94,7 @@ def _deployment(project: Project, site: Site, wanted: Deployment) -> RunnerDeplo
         entrypoint_type=EntrypointType.MODULE_PATH,
         schedules=[_schedule(site)] if scheduled else [],
     )
+    return deployment, parameter_schema(flow).model_dump(exclude_unset=True)
 
 
 def _schedule(site: Site) -> DeploymentScheduleCreate:
