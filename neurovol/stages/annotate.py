@@ -81,10 +81,11 @@ def annotate(
         blocks = level_blocks(open_volume(step.output, allow_incomplete=True), boxes)
         task = annotating(reader, step.output)
         header = Header(step.name, step.inputs, sum(map(len, blocks)))
-        with Ledger(step.ledger, header) as ledger, watched(step, ledger.rows) as watch:
-            write_levels(
-                client, step.output, task, ledger, boxes, how="max", retries=retries, report=report, watch=watch
-            )
+        with Ledger(step.ledger, header) as ledger:
+            with watched(step, ledger.rows) as watch:
+                write_levels(
+                    client, step.output, task, ledger, boxes, how="max", retries=retries, report=report, watch=watch
+                )
             recorded = {"boxes": [b.pairs for b in boxes]}
             if instances is not None:
                 finish_volume(instances, name=f"{role}-instances", attributes=recorded, label=True)

@@ -144,23 +144,23 @@ def _copy_image(
     factors = info.factors[: info.fused]
     parted = info.factors[info.fused : parted_levels(info.shape, info.full_shard, info.factors)]
     header = Header(step.name, step.inputs, sum(map(len, blocks)))
-    with Ledger(step.ledger, header) as ledger, watched(step, ledger.rows) as watch:
-        meter = Meter(ledger, report, watch)
+    with Ledger(step.ledger, header) as ledger:
         if info.complete and all(block.index in ledger.done for level in blocks for block in level):
             _close(step, ledger, notes)  # death came between the volume's mark and the ledger's
             return
         task = Convert(
             view.source, view.channels, str(step.output), factors, str(notes), parted, settings.on_bad_slice == "fill"
         )
-        copy_levels(
-            client,
-            task,
-            blocks,
-            meter,
-            retries=retries,
-            most=1 if task.fill else most_together(view),  # a slice is filled in the block that could not read it
-            scratch=scratch_folder(step, settings) if view.unpacks else None,
-        )
+        with watched(step, ledger.rows) as watch:
+            copy_levels(
+                client,
+                task,
+                blocks,
+                Meter(ledger, report, watch),
+                retries=retries,
+                most=1 if task.fill else most_together(view),  # a slice is filled in the block that could not read it
+                scratch=scratch_folder(step, settings) if view.unpacks else None,
+            )
         histograms = level_histograms(notes, blocks, view.fused, len(view.channels))
         save_levels(histograms, beside.histogram)
         low, high = constants = histograms[0].constants()

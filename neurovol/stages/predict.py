@@ -181,10 +181,13 @@ def _cover(steps: Steps, wanted: Prediction, step: Step, client: Client, report:
     tried = trial if settings.cluster.kind == "local" else partial(on_worker, client, trial)  # where it is to run
     chosen = _chosen(step, wanted, spec, room_for(settings.cluster), tried)
     header = Header(step.name, step.inputs, sum(map(len, blocks)), chosen)
-    with Ledger(step.ledger, header) as ledger, watched(step, ledger.rows) as watch:
+    with Ledger(step.ledger, header) as ledger:
         task = _task(ledger.header.chosen, wanted, step, spec)
         retries = settings.cluster.retries
-        write_levels(client, step.output, task, ledger, boxes, retries=retries, report=report, watch=watch, near=True)
+        with watched(step, ledger.rows) as watch:
+            write_levels(
+                client, step.output, task, ledger, boxes, retries=retries, report=report, watch=watch, near=True
+            )
         finish_volume(
             step.output,
             name=f"{view.name} {wanted.checkpoint.name}",

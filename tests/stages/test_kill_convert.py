@@ -100,7 +100,7 @@ def _rows(folder: Path) -> dict[int, str]:
 
 
 def _outcome(folder: Path) -> dict[str, Any]:
-    """Every file of the store and beside it with its bytes, the ledger but for its times, and all names."""
+    """Every file of the store and beside it with its bytes, all names; of the ledger and of progress not the times."""
     record = read_ledger(folder / LEDGER)
     assert record is not None
     assert record.finished is not None
