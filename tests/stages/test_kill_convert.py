@@ -109,23 +109,60 @@ def _outcome(folder: Path) -> dict[str, Any]:
         "files": {
             str(file.relative_to(folder)): file.read_bytes()
             for file in folder.rglob("*")
-            if file.is_file() and file.suffix != ".jsonl"
+            if file.is_file() and file.suffix != ".jsonl" and "progress" not in str(file.relative_to(folder))
         },
         "checksums": {n: (row["state"], row["crc32c"]) for n, row in record.rows.items()},
         "finished": {key: value for key, value in record.finished.items() if key != "seconds"},
     }
 
 
+@pytest.fixture(scope="module")
+def strips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _strips(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a conversion that was left alone."""
+    folder = tmp_path_factory.mktemp("alone")
+    subprocess.run(_command(strips, folder), check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
 @pytest.mark.parametrize(
-    ("kind", "kills"),
+    "rows",
     [
-        ("strips", 2),
-        pytest.param("strips", 15, marks=pytest.mark.slow),
-        pytest.param("slices", 15, marks=pytest.mark.slow),
+        pytest.param(0, id="before its first block"),
+        pytest.param(40, id="in the second layer of shards"),
+        pytest.param(75, id="after the last block of level 0"),
     ],
 )
-def test_a_conversion_killed_at_random_moments_ends_in_the_same_bytes(tmp_path: Path, kind: str, kills: int) -> None:
-    source = SOURCES[kind](tmp_path)
+def test_a_conversion_that_is_killed_ends_in_the_same_bytes(
+    strips: Path, undisturbed: Path, tmp_path: Path, rows: int
+) -> None:
+    process = subprocess.Popen(_command(strips, tmp_path), stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        while process.poll() is None and _lines(tmp_path / LEDGER) < 1 + rows:  # below its header
+            time.sleep(0.005)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    before = _rows(tmp_path)
+    assert len(before) >= rows
+    subprocess.run(_command(strips, tmp_path), check=True, stdout=subprocess.DEVNULL)
+    assert before.items() <= _rows(tmp_path).items()  # what is done once is not done again
+    _check_alike(tmp_path, undisturbed)
+
+
+def _lines(ledger: Path) -> int:
+    return ledger.read_bytes().count(b"\n") if ledger.exists() else 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_conversion_killed_again_and_again_ends_in_the_same_bytes(tmp_path: Path, kind: str) -> None:
+    kills, source = 15, SOURCES[kind](tmp_path)
     alone, often = tmp_path / "alone", tmp_path / "often"
     steps = single_conversion([source], alone / "v.ome.zarr", VOXEL_SIZE_UM, None, {"convert.shard": SHARD})
     assert steps.samples["image"].unpacks == (kind == "strips")
