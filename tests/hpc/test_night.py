@@ -19,10 +19,11 @@ import yaml
 from flows.site import DEPLOY
 from neurovol.cli import main
 from tests.arriving import arrive, write_project
+from tests.browser import browser
 from tests.flows.served import eventually, kill_all, worker
 from tests.free import free_port
 from tests.hpc.conftest import jobs, said
-from tests.hpc.guarded import Guarded
+from tests.hpc.guarded import WHO, Guarded
 from tests.hpc.postgres import postgres
 from tests.tiny import contents
 
@@ -44,6 +45,7 @@ class Night:
     file: Path
     lost: list[str] = field(default_factory=list)
     drivers: set[int] = field(default_factory=set)
+    pages: dict[str, str] = field(default_factory=dict)  # of Prefect's UI, as Chromium shows them
     looked_while_copying: list[dict[str, str]] = field(default_factory=list)
 
     def attempts(self, sample: str) -> list[dict[str, Any]]:
@@ -87,6 +89,7 @@ def night(slurm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nig
             assert deployed.returncode == 0, deployed.stderr
             night = Night(served, file)
             _happens(night, folder)
+            _looked_at(night, folder)
             yield night
         finally:
             served.stop()
@@ -107,8 +110,8 @@ def _happens(night: Night, folder: Path) -> None:
         driver = eventually(lambda: (job := night.job("neurovol-driver")) != driver and job, 200)
         before = night.blocks()
         eventually(lambda: night.blocks() > before + 2, 200)
-        said("scancel", str(driver))
-        night.lost.append("the driver's job")
+        said("scancel", "--signal=KILL", "--full", str(driver))  # as where its node is lost
+        night.lost.append("the driver")
         eventually(lambda: night.job("neurovol-driver") not in (None, driver), 400)
         before = night.blocks()
         eventually(lambda: night.blocks() > before + 1, 200)
@@ -120,6 +123,23 @@ def _happens(night: Night, folder: Path) -> None:
         night.lost.append("the server")
         eventually(lambda: any(run["state_type"] == "COMPLETED" for run in night.attempts("m1")), 600)
         eventually(lambda: jobs() == {}, 120)
+
+
+def _looked_at(night: Night, folder: Path) -> None:
+    """The pages that people look at, in a browser; their pictures are left in the folder."""
+    place = night.served.api.removesuffix("/api")
+    form = night.served.call("deployments/name/sample/lab", method="GET")["id"]
+    pages = {
+        "run": (f"runs/flow-run/{night.attempts('m1')[-1]['id']}", "Completed"),
+        "artifacts": ("artifacts", "inbox-lab"),
+        "form": (f"deployments/deployment/{form}/run", "Project File"),
+    }
+    with browser(folder / "chromium") as page:
+        page.open(place, "Prefect")
+        page.run(f"localStorage.setItem('prefect-password', btoa('{':'.join(WHO)}'))")
+        for name, (path, until) in pages.items():
+            night.pages[name] = page.open(f"{place}/{path}", until)
+            page.photograph(folder / f"{name}.png")
 
 
 def _copied_slowly(whole: Path, there: Path, night: Night) -> None:
@@ -163,6 +183,12 @@ def test_no_job_and_no_process_is_left(night: Night) -> None:
     ours = [p for p in psutil.process_iter(["cmdline"]) if str(night.file) in " ".join(p.info["cmdline"] or ())]
     assert not ours
     assert "dask_worker" not in subprocess.run(["ps", "ax", "-o", "args"], capture_output=True, text=True).stdout
+
+
+def test_the_browser_shows_the_run_its_artifacts_and_a_form_of_described_fields(night: Night) -> None:
+    assert "sample m1" in night.pages["run"]
+    assert "segment-m1" in night.pages["artifacts"]
+    assert "The sample to do" in night.pages["form"]
 
 
 def test_no_slot_of_a_limit_is_left_taken(night: Night) -> None:
