@@ -18,6 +18,18 @@ class Progress:
     seconds: float = 0.0  # since this run of the step began
     voxels: int = 0  # since this run of the step began
     note: str = ""
+    workers: int | None = None  # at work now; None where the step is done without
+    retried: int = 0  # times that a block was tried again, since this run began
+    set_aside: int = 0  # blocks that failed for good, since this run began
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of the step is left that this run will try.
+
+        >>> Progress("segment", done=9, total=10, unit="blocks", set_aside=1).ended
+        True
+        """
+        return self.done + self.set_aside >= self.total
 
     @property
     def voxels_per_s(self) -> float:
@@ -32,7 +44,7 @@ class Progress:
         """
         if not self.here or not self.seconds:
             return None
-        return (self.total - self.done) * self.seconds / self.here
+        return (self.total - self.done - self.set_aside) * self.seconds / self.here
 
 
 Report = Callable[[Progress], None]
@@ -56,3 +68,42 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def facts(said: Progress) -> str:
+    """Counts, pace and time left of a step in a few words; what went wrong only where something did.
+
+    >>> facts(Progress("segment", 6, 10, "blocks", 2, 10.0, 5_000_000))
+    '6 of 10 blocks · 0.5 million voxels/s · 20 s left'
+    >>> facts(Progress("segment", 6, 10, "blocks", 2, 10.0, retried=3, set_aside=1))
+    '6 of 10 blocks · 15 s left · 3 tried again · 1 set aside'
+    """
+    parts = [f"{said.done:,} of {said.total:,} {said.unit}"]
+    if said.voxels:
+        parts.append(pace(said.voxels_per_s))
+    if said.note:
+        parts.append(said.note)
+    if said.ended:
+        parts.append(duration(said.seconds))
+    elif said.remaining_s is not None:
+        parts.append(f"{duration(said.remaining_s)} left")
+    return " · ".join([*parts, *troubles(said)])
+
+
+def pace(voxels_per_s: float) -> str:
+    """
+    >>> pace(31_400_000)
+    '31.4 million voxels/s'
+    """
+    return f"{voxels_per_s / 1e6:.3g} million voxels/s"
+
+
+def troubles(said: Progress) -> list[str]:
+    """What a person should know of, beside how far a step is.
+
+    >>> troubles(Progress("segment", 6, 10, "blocks", workers=0, retried=2))
+    ['no workers at the moment', '2 tried again']
+    """
+    found = ["no workers at the moment"] if said.workers == 0 and not said.ended else []
+    found += [f"{said.retried:,} tried again"] if said.retried else []
+    return found + ([f"{said.set_aside:,} set aside"] if said.set_aside else [])

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from neurovol import progress
-from neurovol.progress import duration
+from neurovol.progress import duration, facts
 
 if TYPE_CHECKING:
     from neurovol.project import State
@@ -70,24 +70,6 @@ class Bars:
         if text and (ended or time.monotonic() - self._said_at > LINE_SECONDS):
             self._said_at = time.monotonic()
             print(f"{name}: {text}", file=sys.stderr, flush=True)
-
-
-def facts(said: progress.Progress) -> str:
-    """Counts, pace and time left of a step in a few words.
-
-    >>> facts(progress.Progress("segment", 6, 10, "blocks", 2, 10.0, 5_000_000))
-    '6 of 10 blocks · 0.5 million voxels/s · 20 s left'
-    """
-    parts = [f"{said.done:,} of {said.total:,} {said.unit}"]
-    if said.voxels:
-        parts.append(f"{said.voxels_per_s / 1e6:.3g} million voxels/s")
-    if said.note:
-        parts.append(said.note)
-    if said.done == said.total:
-        parts.append(duration(said.seconds))
-    elif said.remaining_s is not None:
-        parts.append(f"{duration(said.remaining_s)} left")
-    return " · ".join(parts)
 
 
 def print_status(actions: Iterable[Action]) -> None:

@@ -15,6 +15,7 @@ from distributed import Client
 from neurovol.blockwise.attempt import Attempt, BlockTask
 from neurovol.blockwise.ledger import Ledger
 from neurovol.blockwise.submission import Submission, TimeLimit
+from neurovol.blockwise.tally import Tally
 from neurovol.errors import DiskFull, Failure
 from neurovol.geometry import Block, Numbered
 from neurovol.progress import Progress, Report, silent
@@ -33,24 +34,47 @@ class Meter:
         self.ledger, self.report, self.watch = ledger, report, watch
         self.already = len(ledger.done)
         self.voxels = 0
+        self.set_aside = 0
+        self.tally = Tally()
         self.start = time.monotonic()
         self.said_at = 0.0
         self.say()
 
     def add(self, result: Attempt) -> None:
-        self.voxels += result.block.write.size if result.receipt is not None else 0
-        if time.monotonic() - self.said_at > REPORT_SECONDS:
-            self.say()
+        if result.receipt is None:
+            self.set_aside += 1
+        else:
+            self.voxels += result.block.write.size
+        self._say_now_and_then()
 
     def look(self) -> None:
+        """Also while no block ends, so that workers that come and go are seen."""
         self.ledger.sync_late_rows()
         self.watch()
+        self._say_now_and_then()
+
+    def _say_now_and_then(self) -> None:
+        if time.monotonic() - self.said_at > REPORT_SECONDS:
+            self.say()
 
     def say(self) -> None:
         self.said_at = time.monotonic()
         done, header = len(self.ledger.done), self.ledger.header
         here, seconds = done - self.already, self.said_at - self.start
-        self.report(Progress(header.step, done, header.total, "blocks", here, seconds, self.voxels))
+        self.report(
+            Progress(
+                header.step,
+                done,
+                header.total,
+                "blocks",
+                here,
+                seconds,
+                self.voxels,
+                workers=self.tally.workers,
+                retried=self.tally.retried,
+                set_aside=self.set_aside,
+            )
+        )
 
 
 def settled(
@@ -114,6 +138,7 @@ def run_blocks(
         together=together,
         limit=limit,
         look=meter.look,
+        tally=meter.tally,
     )
     try:
         for result in submission:

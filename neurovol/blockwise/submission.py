@@ -19,6 +19,7 @@ from distributed import Client, Future, KilledWorker
 from neurovol.blockwise.attempt import Attempt, BlockTask, Group, Order, attempt, failed
 from neurovol.blockwise.cluster import ClusterLost, kill_worker
 from neurovol.blockwise.marker import STOP, Marker, read_markers
+from neurovol.blockwise.tally import Tally
 from neurovol.geometry import Block, side_by_side
 
 log = logging.getLogger(__name__)
@@ -76,9 +77,11 @@ class Submission:
         together: int = 1,
         limit: TimeLimit | None = None,
         look: Callable[[], object] = int,
+        tally: Tally | None = None,
     ) -> None:
-        """`look` is called every second or so, whether blocks end or not."""
+        """`look` is called every second or so, whether blocks end or not; `tally` is kept current."""
         self.client, self.task, self.retries, self.markers, self.look = client, task, retries, markers, look
+        self.tally = tally or Tally()
         self.looked_at = time.monotonic()
         self.limit = limit or TimeLimit()
         self.look_s = min(max(LOOK_S, self.limit.least_s / 50), 5.0)
@@ -105,8 +108,8 @@ class Submission:
                 yield from self._judged(ended)
             if time.monotonic() - self.looked_at > self.look_s:
                 self.looked_at = time.monotonic()
-                self.look()
                 self._count_workers()
+                self.look()
                 self._kill_hung()
 
     def drain(self, seconds: float) -> Iterator[Attempt]:
@@ -146,6 +149,7 @@ class Submission:
             self.workers = self.client.nthreads()
         except OSError as error:
             raise ClusterLost(f"the connection to the scheduler was lost: {error}") from None
+        self.tally.workers = len(self.workers)
         self.computing = sum(max(1, threads - 1) for threads in self.workers.values()) or 1
 
     def _take(self) -> tuple[tuple[Group, ...], int] | None:
@@ -205,6 +209,7 @@ class Submission:
                 yield result
             else:
                 log.warning("block %d failed, trying again: %s", result.block.index, result.last_line)
+                self.tally.retried += 1
                 wait = min(BACKOFF_S * 2 ** max(0, result.number - 1), MOST_BACKOFF_S) if result.number else 0.0
                 self.again.append(_Again(result.block, result.number + 1, time.monotonic() + wait))
 
@@ -273,6 +278,7 @@ class Submission:
         if self.deaths[block.index] != 2:
             return failed((block,), number + (self.deaths[block.index] > 2) * self.retries, error)
         log.warning("block %d: %s; it is tried by itself when all others are through", block.index, error)
+        self.tally.retried += 1
         self.alone.append(_Again(block, number + 1))
         return []
 

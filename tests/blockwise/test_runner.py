@@ -123,6 +123,43 @@ def test_progress_ends_at_the_total(client: Client, tmp_path: Path) -> None:
         run_blocks(client, Touch(str(tmp_path)), list(GRID), Meter(ledger, said.append))
     assert (said[0].done, said[-1].done, said[-1].total) == (0, 32, 32)
     assert said[-1].voxels == 7 * 13 * 31
+    assert said[-1].workers == len(client.nthreads())
+    assert (said[-1].retried, said[-1].set_aside) == (0, 0)
+
+
+def test_progress_counts_what_was_tried_again_and_what_was_set_aside(client: Client, tmp_path: Path) -> None:
+    said: list[Progress] = []
+    with Ledger(tmp_path / "l.jsonl", HEADER) as ledger, pytest.raises(Failure):
+        run_blocks(client, Touch(str(tmp_path), 5, "bug"), list(GRID), Meter(ledger, said.append), retries=2)
+    assert (said[-1].done, said[-1].retried, said[-1].set_aside) == (31, 2, 1)
+    assert said[-1].ended
+    assert not said[0].ended
+
+
+def test_a_rerun_begins_with_nothing_set_aside(client: Client, tmp_path: Path) -> None:
+    said: list[Progress] = []
+    with Ledger(tmp_path / "l.jsonl", HEADER) as ledger, pytest.raises(Failure):
+        run_blocks(client, Touch(str(tmp_path), 5, "bug"), list(GRID), Meter(ledger), retries=0)
+    with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
+        run_blocks(client, Touch(str(tmp_path)), list(GRID), Meter(ledger, said.append), retries=0)
+    assert [(p.done, p.set_aside, p.ended) for p in (said[0], said[-1])] == [(31, 0, False), (32, 0, True)]
+
+
+@dataclass(frozen=True)
+class Doze:
+    """Takes long enough for the driver to look twice."""
+
+    def __call__(self, block: Block) -> Receipt:
+        time.sleep(3)
+        return Receipt(block.write, block.index)
+
+
+def test_progress_is_said_while_no_block_ends(client: Client, tmp_path: Path) -> None:
+    said: list[Progress] = []
+    grid = BlockGrid((1, 1, 1), (1, 1, 1), (1, 1, 1))
+    with Ledger(tmp_path / "l.jsonl", Header("doze", {}, len(grid))) as ledger:
+        run_blocks(client, Doze(), list(grid), Meter(ledger, said.append))
+    assert [p for p in said if p.done == 0 and p.workers]
 
 
 @dataclass(frozen=True)
