@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -88,6 +89,65 @@ def facts(said: Progress) -> str:
     elif said.remaining_s is not None:
         parts.append(f"{duration(said.remaining_s)} left")
     return " · ".join([*parts, *troubles(said)])
+
+
+def sentence(said: Progress) -> str:
+    """The same for a log, in words that need no explaining.
+
+    >>> sentence(Progress("segment brain1", 40, 120, "blocks", 10, 90.0, 2_790_000_000))
+    'segment brain1: 40 of 120 blocks, 31 million voxels/s, about 12 min left'
+    >>> sentence(Progress("segment brain1", 119, 120, "blocks", 119, 190.0, retried=2, set_aside=1))
+    'segment brain1: 119 of 120 blocks done in 3 min 10 s, 2 tried again, 1 set aside'
+    """
+    parts = [f"{said.step}: {said.done:,} of {said.total:,} {said.unit}"]
+    if said.ended:
+        parts[0] += f" done in {duration(said.seconds)}" if said.seconds else " done"
+    if said.voxels:
+        parts.append(pace(said.voxels_per_s))
+    if said.note:
+        parts.append(said.note)
+    if not said.ended and said.remaining_s is not None:
+        parts.append(f"{about(said.remaining_s)} left")
+    return ", ".join([*parts, *troubles(said)])
+
+
+def about(seconds: float) -> str:
+    """A length of time that is only guessed.
+
+    >>> about(20), about(95), about(7300)
+    ('less than a minute', 'about 2 min', 'about 2 h 2 min')
+    """
+    minutes = round(seconds / 60)
+    if not minutes:
+        return "less than a minute"
+    return f"about {minutes} min" if minutes < 60 else f"about {minutes // 60} h {minutes % 60} min"
+
+
+class Lines:
+    """Which reports become a line of a log: one a minute of each step while it runs, and its last."""
+
+    def __init__(self, every_s: float = 60.0) -> None:
+        self.every_s = every_s
+        self._said_at: dict[str, float] = {}
+        self._ended: set[str] = set()
+
+    def due(self, said: Progress) -> bool:
+        """Whether to write it down.
+
+        >>> lines = Lines()
+        >>> [lines.due(Progress("segment", done, 2, "blocks")) for done in (0, 1, 2, 2)]
+        [False, False, True, False]
+        """
+        now = time.monotonic()
+        if said.ended:
+            new = said.step not in self._ended
+            self._ended.add(said.step)
+            return new
+        self._ended.discard(said.step)
+        if now - self._said_at.setdefault(said.step, now) < self.every_s:
+            return False
+        self._said_at[said.step] = now
+        return True
 
 
 def pace(voxels_per_s: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -13,13 +12,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from neurovol import progress
-from neurovol.progress import duration, facts
+from neurovol.progress import Lines, duration, facts, sentence
 
 if TYPE_CHECKING:
     from neurovol.project import State
     from neurovol.stages.order import Action
 
-LINE_SECONDS = 60.0
 COLOURS = {"done": "green", "begun": "yellow", "stale": "red", "missing": "dim"}
 
 
@@ -28,15 +26,14 @@ class Bars:
 
     def __init__(self) -> None:
         console = Console(stderr=True)
-        self._lines = not console.is_terminal  # a log file gets lines: a step's end, and a word each minute
-        self._said_at = time.monotonic()
+        self._lines = None if console.is_terminal else Lines()  # of a log file
         self._bars = Progress(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description}"),
             BarColumn(bar_width=28),
             TextColumn("{task.fields[facts]}", style="dim"),
             console=console,
-            disable=self._lines,
+            disable=self._lines is not None,
         )
         self._tasks: dict[str, TaskID] = {}
 
@@ -49,27 +46,29 @@ class Bars:
 
     def begin(self, action: Action, state: State) -> None:
         """Show that a step is about to start, or was done before."""
-        if state.kind == "done":
-            self._task(action.step.name, 1, 1, "done before")
+        name, done = action.step.name, state.kind == "done"
+        if self._lines is not None:
+            _log(f"{name}: {'was done before' if done else 'starting'}")
+        elif done:
+            self._task(name, 1, 1, "done before")
         else:
-            self._task(action.step.name, 0, None, "")
+            self._task(name, 0, None, "")
 
     def report(self, said: progress.Progress) -> None:
         """Show how far a step is."""
-        self._task(said.step, said.done, said.total, facts(said))
+        if self._lines is None:
+            self._task(said.step, said.done, said.total, facts(said))
+        elif self._lines.due(said):
+            _log(sentence(said))
 
     def _task(self, name: str, done: int, total: int | None, text: str) -> None:
-        if self._lines:
-            self._line(name, text, ended=total is not None and done == total)
-            return
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(name, total=total, facts=text)
         self._bars.update(self._tasks[name], completed=done, total=total, facts=text)
 
-    def _line(self, name: str, text: str, ended: bool) -> None:
-        if text and (ended or time.monotonic() - self._said_at > LINE_SECONDS):
-            self._said_at = time.monotonic()
-            print(f"{name}: {text}", file=sys.stderr, flush=True)
+
+def _log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def print_status(actions: Iterable[Action]) -> None:
