@@ -179,12 +179,15 @@ def with_scale_bar(picture: Rgb, um_per_px: float) -> Rgb:
     return np.array(image)
 
 
-def encoded(picture: Rgb, kind: Literal["jpeg", "png"]) -> bytes:
+JPEG_QUALITY = 82
+
+
+def encoded(picture: Rgb, kind: Literal["jpeg", "png"], quality: int = JPEG_QUALITY) -> bytes:
     """A picture's file: JPEG with full colour resolution (outlines stay crisp), or PNG with a palette."""
     image = Image.fromarray(picture)
     buffer = io.BytesIO()
     if kind == "jpeg":
-        image.save(buffer, "JPEG", quality=82, subsampling=0, optimize=True)
+        image.save(buffer, "JPEG", quality=quality, subsampling=0)  # to optimize, pillow has no room for noise
     else:  # 128 colours are enough for greys and a few overlays, at a third of the size
         image.quantize(128, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

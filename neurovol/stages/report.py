@@ -29,7 +29,6 @@ from neurovol.report.data import (
     SampleRow,
     StageRow,
 )
-from neurovol.report.figures import preview_png
 from neurovol.report.html import write_report
 from neurovol.report.panels import Fit
 from neurovol.report.preview import coloured, projected_display
@@ -179,12 +178,6 @@ def _tissue(info: VolumeInfo, level: int) -> tuple[NDArray[np.uint8] | None, flo
     _, rows, cols = ((np.arange(n) * here + here // 2) // there for n, here, there in shown)
     at = np.ix_(np.minimum(rows, plane.shape[0] - 1), np.minimum(cols, plane.shape[1] - 1))
     return plane[at], mask.attributes["share"]
-
-
-def sample_picture(steps: Steps, name: str, max_width: int) -> bytes:
-    """A PNG of a sample at a glance, for people who watch."""
-    view = _overview(steps, name)
-    return preview_png(view.image, view.probability, view.window, view.pixel_size_um, max_width)
 
 
 def _models(steps: Steps) -> Iterator[tuple[str, Step]]:
