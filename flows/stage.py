@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from prefect import get_run_logger, runtime, tags
-from prefect.artifacts import create_markdown_artifact
 
+from flows.artifacts import Artifacts
 from flows.limits import slot
-from flows.watch import Watch, artifact_key
+from flows.watch import Watch
 from neurovol.project import open_project, state_of
 from neurovol.settings import Overrides
 from neurovol.stages.inbox import steps_with
@@ -17,7 +18,7 @@ from neurovol.stages.order import Stage, actions, chosen, perform_all, to_redo
 from neurovol.stages.plan import text_of
 from neurovol.stages.report import report_project
 from neurovol.stages.steps import Steps
-from neurovol.stages.summary import summary
+from neurovol.stages.summary import report_link, summary, table
 
 TAG, PART_TAG = "neurovol", "neurovol-stage"  # of runs of a deployment, and of the stages within one
 
@@ -44,13 +45,24 @@ def run_stages(
     steps = opened(project_file, settings, sample)
     todo = chosen(actions(steps), stages, sample)
     again = to_redo(todo, stages if redo else ())
-    watch = Watch()
-    watch.logger.info("Plan\n%s", text_of(plan for action in todo for plan in action.plan()))
-    works = again or any(state_of(action.step).kind != "done" for action in todo)
-    with slot(stages[0]) if works else nullcontext():
-        perform_all(steps, todo, again, watch.report, watch.begin)
-    key = artifact_key(f"{title} {sample or steps.project.settings.name}")
-    create_markdown_artifact(summary(steps, title, [a.step for a in todo]), key=key, description=title)
+    with Artifacts() as artifacts:
+        watch = Watch(artifacts)
+        watch.logger.info("Plan\n%s", text_of(plan for action in todo for plan in action.plan()))
+        works = again or any(state_of(action.step).kind != "done" for action in todo)
+        try:
+            with slot(stages[0]) if works else nullcontext():
+                perform_all(steps, todo, again, watch.report, watch.begin)
+        finally:
+            _show_table(artifacts, steps)
+        page = summary(steps, title, [a.step for a in todo])
+        artifacts.show("markdown", f"{title} {sample or steps.project.settings.name}", page, f"{title}: what was done")
+
+
+def _show_table(artifacts: Artifacts, steps: Steps) -> None:
+    """All steps of the project, also where one of them failed."""
+    name = steps.project.settings.name
+    rows = json.dumps(table([a.step for a in actions(steps)]), ensure_ascii=False)
+    artifacts.show("table", f"steps {name}", rows, f"{name}: all of its steps")
 
 
 def refuse_stale(project_file: Path, settings: Overrides | None, redo: list[Stage]) -> dict[str, bool]:
@@ -73,8 +85,9 @@ def final_summary(title: str, project_file: Path, settings: Overrides | None, sa
     every = [a.step for a in actions(steps)]
     report_project(steps, every)
     get_run_logger().info("Report: %s", steps.project.report)
-    create_markdown_artifact(
-        summary(steps, f"{title}: {steps.project.settings.name}", every),
-        key=artifact_key(f"{title} {steps.project.settings.name}"),
-        description=f"{title}: what ran, the figures, the pictures",
-    )
+    name = steps.project.settings.name
+    with Artifacts() as artifacts:
+        _show_table(artifacts, steps)
+        artifacts.show("markdown", f"report {name}", report_link(steps), f"{name}: its report")
+        page = summary(steps, f"{title}: {name}", every)
+        artifacts.show("markdown", f"{title} {name}", page, f"{title}: what ran, the figures, the pictures")
