@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -54,6 +54,7 @@ class Attempt:
     error: str | None = None  # the traceback, or a user error's text
     hopeless: bool = False  # trying again cannot help
     disk_full: bool = False
+    worker: str = ""  # its address, where the order asks for it
 
     @property
     def crc32c(self) -> int | None:
@@ -75,6 +76,7 @@ class Order:
     token: str  # of this future alone
     markers: str = ""  # folder for start markers; none where it is empty
     needs_s: float = 0.0  # that a block takes, nearly always
+    name_worker: bool = False
 
 
 Begun = tuple[float, Landing]  # how many seconds a group took to compute, and what is on its way
@@ -90,7 +92,7 @@ def attempt(task: BlockTask, order: Order) -> list[Attempt]:
     results: list[Attempt] = []
     for group, outcome in zip(order.groups, outcomes, strict=True):
         results += outcome if isinstance(outcome, list) else _landed(group, order.number, outcome)
-    return results
+    return [replace(r, worker=str(worker.address)) for r in results] if order.name_worker else results
 
 
 def _computing(worker: Worker) -> Executor:

@@ -15,7 +15,7 @@ from distributed import Client
 from neurovol.blockwise.attempt import Attempt, BlockTask
 from neurovol.blockwise.ledger import Ledger
 from neurovol.blockwise.submission import Submission, TimeLimit
-from neurovol.blockwise.tally import Tally
+from neurovol.blockwise.tally import Tally, block_log
 from neurovol.errors import DiskFull, Failure
 from neurovol.geometry import Block, Numbered
 from neurovol.progress import Progress, Report, silent
@@ -41,6 +41,7 @@ class Meter:
         self.say()
 
     def add(self, result: Attempt) -> None:
+        self.tally.ended(result)
         if result.receipt is None:
             self.set_aside += 1
         else:
@@ -124,7 +125,23 @@ def run_blocks(
     `together`: see settled.
     """
     ledger = meter.ledger
-    done = ledger.done
+    with block_log(ledger.path) as meter.tally.log:
+        _run(client, task, blocks, meter, retries, together, limit)
+    meter.say()
+    if refuse:
+        refuse_quarantined(ledger, len(blocks))
+
+
+def _run(
+    client: Client,
+    task: BlockTask,
+    blocks: Sequence[Block],
+    meter: Meter,
+    retries: int,
+    together: int,
+    limit: TimeLimit | None,
+) -> None:
+    ledger, done = meter.ledger, meter.ledger.done
     markers = ledger.path.with_name(f"{ledger.path.name}.running")
     shutil.rmtree(markers, ignore_errors=True)  # of a driver that was killed
     markers.mkdir()
@@ -149,14 +166,12 @@ def run_blocks(
             log.warning("stopping: blocks under way have %.0f s to finish; once more leaves at once", GRACE_S)
             for result in submission.drain(GRACE_S):
                 _record(ledger, result)
+                meter.tally.ended(result)
         raise
     finally:
         submission.close()
         ledger.sync()
         shutil.rmtree(markers, ignore_errors=True)
-    meter.say()
-    if refuse:
-        refuse_quarantined(ledger, len(blocks))
 
 
 def _places_left(blocks: Sequence[Block], done: Set[int]) -> Iterator[int]:

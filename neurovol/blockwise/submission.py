@@ -173,7 +173,8 @@ class Submission:
         return min(int(TURN_SECONDS / seconds), self.left // (TURNS * self.computing)) or 1
 
     def _submit(self, groups: tuple[Group, ...], number: int) -> None:
-        order = Order(groups, number, uuid4().hex, str(self.markers or ""), self._needs_s())
+        order = Order(groups, number, uuid4().hex, str(self.markers or ""), self._needs_s(), self.tally.detailed)
+        self.tally.given_out(order)
         future = self.client.submit(attempt, self.task, order, pure=False)
         self._await(_Going(future, order))
 
@@ -209,7 +210,7 @@ class Submission:
                 yield result
             else:
                 log.warning("block %d failed, trying again: %s", result.block.index, result.last_line)
-                self.tally.retried += 1
+                self.tally.again(result.block.index, result.number, result.worker, result.last_line)
                 wait = min(BACKOFF_S * 2 ** max(0, result.number - 1), MOST_BACKOFF_S) if result.number else 0.0
                 self.again.append(_Again(result.block, result.number + 1, time.monotonic() + wait))
 
@@ -278,7 +279,7 @@ class Submission:
         if self.deaths[block.index] != 2:
             return failed((block,), number + (self.deaths[block.index] > 2) * self.retries, error)
         log.warning("block %d: %s; it is tried by itself when all others are through", block.index, error)
-        self.tally.retried += 1
+        self.tally.again(block.index, number, "", error)
         self.alone.append(_Again(block, number + 1))
         return []
 
@@ -291,6 +292,8 @@ class Submission:
         for marker in self._markers():
             if marker.block is None or marker.token not in self.going:
                 continue
+            if (marker.file, marker.count) not in self.seen:
+                self.tally.at_work(marker)
             since = self.seen.setdefault((marker.file, marker.count), now)
             allowed = self._allowed_s() * sizes.get(marker.block, 1)
             if now - since > allowed:
