@@ -10,9 +10,9 @@ from prefect.client.orchestration import get_client
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
+from flows.artifacts import artifact_key
 from flows.attempts import FLOW, MOST_ATTEMPTS, is_under_way, next_attempt, states_of, tag
 from flows.sample import sample
-from flows.watch import artifact_key
 from neurovol.project import Project, open_project
 from neurovol.stages.arrivals import Arrival, look
 from neurovol.stages.inbox import inbox_folder, inbox_of, standing
