@@ -132,10 +132,10 @@ def _looked_at(night: Night, folder: Path) -> None:
     pages = {
         "run": (f"runs/flow-run/{night.attempts('m1')[-1]['id']}", "Completed"),
         "artifacts": ("artifacts", "inbox-lab"),
-        "form": (f"deployments/deployment/{form}/run", "Project File"),
+        "form": (f"deployments/deployment/{form}/run", "The sample to do"),
     }
     with browser(folder / "chromium") as page:
-        page.open(place, "Prefect")
+        page.open(place, "Login")
         page.run(f"localStorage.setItem('prefect-password', btoa('{':'.join(WHO)}'))")
         for name, (path, until) in pages.items():
             night.pages[name] = page.open(f"{place}/{path}", until)
