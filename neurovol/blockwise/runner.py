@@ -13,8 +13,9 @@ from pathlib import Path
 from distributed import Client
 
 from neurovol.blockwise.attempt import Attempt, BlockTask
+from neurovol.blockwise.hang import TimeLimit
 from neurovol.blockwise.ledger import Ledger
-from neurovol.blockwise.submission import Submission, TimeLimit
+from neurovol.blockwise.submission import Submission
 from neurovol.blockwise.tally import Tally, block_log
 from neurovol.errors import DiskFull, Failure
 from neurovol.geometry import Block, Numbered

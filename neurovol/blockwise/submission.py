@@ -6,7 +6,7 @@ import logging
 import queue
 import statistics
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,9 +16,12 @@ from uuid import uuid4
 
 from distributed import Client, Future, KilledWorker
 
+from neurovol.blockwise.alone import LargeWorker
 from neurovol.blockwise.attempt import Attempt, BlockTask, Group, Order, attempt, failed
-from neurovol.blockwise.cluster import ClusterLost, kill_worker
-from neurovol.blockwise.marker import STOP, Marker, read_markers
+from neurovol.blockwise.blame import Blame
+from neurovol.blockwise.cluster import ClusterLost
+from neurovol.blockwise.hang import Hangs, TimeLimit
+from neurovol.blockwise.marker import STOP, Marker
 from neurovol.blockwise.tally import Tally
 from neurovol.geometry import Block, side_by_side
 
@@ -31,15 +34,6 @@ TURNS = 2  # that each thread gets of what is left, at least, so that none waits
 BACKOFF_S, MOST_BACKOFF_S = 0.25, 30.0
 MOST_LOSSES = 5  # of workers, before a block of theirs was begun
 LOOK_S = 1.0
-
-
-@dataclass(frozen=True)
-class TimeLimit:
-    """When a block is held to hang: `times` the running median, at least `least_s`; `first_s` before there is one."""
-
-    times: float = 10.0
-    least_s: float = 120.0
-    first_s: float = 7200.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,8 @@ class Submission:
 
     Blocks are taken in their order, up to `together` side by side at once by a TogetherTask. `markers` is a folder
     that driver and workers share. Blocks whose computing killed their workers twice are tried by themselves, while
-    nothing else runs, when all others are through.
+    nothing else runs, when all others are through: on a fresh worker that has the memory of all, where the cluster is
+    of this machine. A queue gives a job no more than it asked for; there they are tried by themselves alone.
     """
 
     def __init__(
@@ -83,8 +78,9 @@ class Submission:
         self.client, self.task, self.retries, self.markers, self.look = client, task, retries, markers, look
         self.tally = tally or Tally()
         self.looked_at = time.monotonic()
-        self.limit = limit or TimeLimit()
-        self.look_s = min(max(LOOK_S, self.limit.least_s / 50), 5.0)
+        self.blame, self.hangs = Blame(client, markers), Hangs(client, limit or TimeLimit())
+        self.large = LargeWorker(client)
+        self.look_s = min(max(LOOK_S, self.hangs.limit.least_s / 50), 5.0)
         self.together = together
         self.left = count  # blocks not submitted yet
         self.workers: dict[str, int] = {}  # threads of each
@@ -94,11 +90,7 @@ class Submission:
         self.alone: deque[_Again] = deque()
         self.going: dict[str, _Going] = {}
         self.ended: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self.deaths: Counter[int] = Counter()  # of workers, by the block they died at
-        self.losses: Counter[int] = Counter()  # of workers, before the block was begun
         self.recent: deque[float] = deque(maxlen=101)  # seconds of blocks
-        self.seen: dict[tuple[Path, int], float] = {}  # when a start was first seen
-        self.hung: set[int] = set()
 
     def __iter__(self) -> Iterator[Attempt]:
         self._count_workers()
@@ -110,7 +102,8 @@ class Submission:
                 self.looked_at = time.monotonic()
                 self._count_workers()
                 self.look()
-                self._kill_hung()
+                orders = [going.order for going in self.going.values()]
+                self.hangs.kill(self.blame.markers(), orders, self.recent, self.tally.at_work)
 
     def drain(self, seconds: float) -> Iterator[Attempt]:
         """Begin nothing more, and wait that long for what is being computed."""
@@ -127,17 +120,21 @@ class Submission:
         """Take back what is outstanding."""
         if self.client.status == "running":
             self.client.cancel([going.future for going in self.going.values()])
+            self.blame.close()
+            self.large.end()
 
     def _at_most(self) -> int:
         return max(1, min(self.together, self.left // (TURNS * self.computing)))
 
     def _refill(self) -> bool:
         """Submit what there is room for; False when all is through."""
+        if not self.going:
+            self.large.end()
         while self._room() > 0 and (taken := self._take()) is not None:
             self._submit(*taken)
         if not self.going and not self.again and self.alone:
             alone = self.alone.popleft()
-            self._submit(((alone.block,),), alone.number)
+            self._submit(((alone.block,),), alone.number, self.large.begin())
         return bool(self.going or self.again)
 
     def _room(self) -> int:
@@ -172,10 +169,11 @@ class Submission:
         seconds = max(statistics.fmean(self.recent), TURN_SECONDS / MOST_AT_A_TIME)
         return min(int(TURN_SECONDS / seconds), self.left // (TURNS * self.computing)) or 1
 
-    def _submit(self, groups: tuple[Group, ...], number: int) -> None:
+    def _submit(self, groups: tuple[Group, ...], number: int, worker: str | None = None) -> None:
         order = Order(groups, number, uuid4().hex, str(self.markers or ""), self._needs_s(), self.tally.detailed)
         self.tally.given_out(order)
-        future = self.client.submit(attempt, self.task, order, pure=False)
+        here = {} if worker is None else {"workers": [worker], "allow_other_workers": True}  # should it be gone
+        future = self.client.submit(attempt, self.task, order, pure=False, **here)
         self._await(_Going(future, order))
 
     def _needs_s(self) -> float:
@@ -247,20 +245,21 @@ class Submission:
 
     def _blamed(self, order: Order) -> list[Attempt]:
         """Of a future whose worker died: blames the block that was running, takes back the others."""
-        died_at = {m.block for m in self._markers() if m.token == order.token and m.block is not None}
+        died_at = self.blame.died_at(order.token)
         results: list[Attempt] = []
         for group in order.groups:
-            if group[0].index not in died_at:
+            marker = died_at.get(group[0].index)
+            if marker is None:
                 results += self._taken_back(group, order.number)
             elif len(group) > 1:
                 results += failed(group, order.number, "the worker died while it computed these blocks together")
             else:
-                results += self._died(group[0], order.number)
+                results += self._died(group[0], order.number, marker)
         return results
 
     def _taken_back(self, group: Group, number: int) -> list[Attempt]:
-        self.losses[group[0].index] += 1
-        if self.losses[group[0].index] > MOST_LOSSES:
+        self.blame.losses[group[0].index] += 1
+        if self.blame.losses[group[0].index] > MOST_LOSSES:
             return [
                 Attempt(b, number, 0.0, error=f"{MOST_LOSSES + 1} workers died before they began it", hopeless=True)
                 for b in group
@@ -268,45 +267,12 @@ class Submission:
         self.again.extendleft(_Again(block, number) for block in reversed(group))
         return []
 
-    def _died(self, block: Block, number: int) -> list[Attempt]:
-        self.deaths[block.index] += 1
-        why = (
-            "it hung"
-            if block.index in self.hung
-            else "out of memory, the end of a job's walltime, or a crash of a library"
-        )
-        error = f"its worker died while computing it, {self.deaths[block.index]} times so far ({why})"
-        if self.deaths[block.index] != 2:
-            return failed((block,), number + (self.deaths[block.index] > 2) * self.retries, error)
+    def _died(self, block: Block, number: int, marker: Marker) -> list[Attempt]:
+        error = self.blame.death(marker, block.index, self.hangs.blocks, self.large.allowed_bytes)
+        deaths = self.blame.deaths[block.index]
+        if deaths != 2:
+            return failed((block,), number + (deaths > 2) * self.retries, error)
         log.warning("block %d: %s; it is tried by itself when all others are through", block.index, error)
         self.tally.again(block.index, number, "", error)
         self.alone.append(_Again(block, number + 1))
         return []
-
-    def _markers(self) -> list[Marker]:
-        return read_markers(self.markers) if self.markers is not None else []
-
-    def _kill_hung(self) -> None:
-        """Kill the workers of blocks that take much longer than others."""
-        now, sizes = time.monotonic(), self._sizes()
-        for marker in self._markers():
-            if marker.block is None or marker.token not in self.going:
-                continue
-            if (marker.file, marker.count) not in self.seen:
-                self.tally.at_work(marker)
-            since = self.seen.setdefault((marker.file, marker.count), now)
-            allowed = self._allowed_s() * sizes.get(marker.block, 1)
-            if now - since > allowed:
-                log.warning("block %d takes longer than %.0f s: its worker is killed", marker.block, allowed)
-                self.hung.add(marker.block)
-                self.seen[marker.file, marker.count] = now  # once in a while again, should it not have died
-                kill_worker(self.client, marker.worker, marker.pid)
-
-    def _sizes(self) -> dict[int, int]:
-        """How many blocks are computed together, by the first of them."""
-        return {group[0].index: len(group) for going in self.going.values() for group in going.order.groups}
-
-    def _allowed_s(self) -> float:
-        if not self.recent:
-            return self.limit.first_s
-        return max(self.limit.least_s, self.limit.times * statistics.median(self.recent))

@@ -19,9 +19,9 @@ import psutil
 from distributed import Client
 
 from neurovol.blockwise.cluster import Workers
+from neurovol.blockwise.hang import TimeLimit
 from neurovol.blockwise.ledger import Header, Ledger, read_ledger
 from neurovol.blockwise.runner import Meter, run_blocks
-from neurovol.blockwise.submission import TimeLimit
 from neurovol.clustersettings import ClusterSettings
 from neurovol.geometry import Block, BlockGrid, Numbered, Receipt
 from neurovol.volume.omezarr import VolumeWriter, create_volume, finish_volume, sweep_partial

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from distributed import Client
 
+from neurovol.blockwise.hang import TimeLimit
 from neurovol.blockwise.ledger import Header, Ledger
 from neurovol.blockwise.runner import Meter, run_blocks
-from neurovol.blockwise.submission import TimeLimit
 from neurovol.errors import Failure
 from neurovol.geometry import Block, BlockGrid, Numbered, Receipt
 
