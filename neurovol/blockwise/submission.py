@@ -98,6 +98,7 @@ class Submission:
             ended = self._next_ended(self._patience_s())
             if ended is not None:
                 yield from self._judged(ended)
+                ended = None  # while its future is there Dask computes the result again, should its worker end
             if time.monotonic() - self.looked_at > self.look_s:
                 self.looked_at = time.monotonic()
                 self._count_workers()

@@ -63,7 +63,7 @@ def _limits(client: Client) -> tuple[list[int], list[int]]:
 def test_a_block_too_large_for_a_worker_is_done_alone_with_the_memory_of_all(
     small: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    task = Hungry(str(tmp_path), {7: SHARE * 5 // 4})
+    task = Hungry(str(tmp_path), {7: SHARE * 3 // 2})
     with Ledger(tmp_path / "l.jsonl", HEADER) as ledger, caplog.at_level(logging.WARNING):
         run_blocks(small, task, Numbered(GRID), Meter(ledger))
         assert ledger.done == set(range(50))
