@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -251,15 +248,3 @@ class Workers:
     def _leave(self) -> None:
         self._client = None
         self._stack.close()
-
-
-def kill_worker(client: Client, address: str, pid: int) -> None:
-    """Kill a worker's process where it runs, by its nanny if it has one, which then starts another.
-
-    Returns at once: a machine that does not answer keeps no one waiting.
-    """
-    workers = client.scheduler_info(n_workers=-1)["workers"]
-    if address in workers:
-        nanny = workers[address].get("nanny") is not None
-        kill = partial(client.run, os.kill, pid, signal.SIGKILL, workers=[address], nanny=nanny, on_error="ignore")
-        threading.Thread(target=kill, daemon=True).start()

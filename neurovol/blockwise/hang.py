@@ -12,8 +12,8 @@ from pathlib import Path
 from distributed import Client
 
 from neurovol.blockwise.attempt import Order
-from neurovol.blockwise.cluster import kill_worker
 from neurovol.blockwise.marker import Marker
+from neurovol.blockwise.reach import kill_worker
 
 log = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ from neurovol.blockwise.blame import Blame
 from neurovol.blockwise.cluster import ClusterLost
 from neurovol.blockwise.hang import Hangs, TimeLimit
 from neurovol.blockwise.marker import STOP, Marker
+from neurovol.blockwise.reach import Roll
 from neurovol.blockwise.tally import Tally
 from neurovol.geometry import Block, side_by_side
 
@@ -79,7 +80,7 @@ class Submission:
         self.tally = tally or Tally()
         self.looked_at = time.monotonic()
         self.blame, self.hangs = Blame(client, markers), Hangs(client, limit or TimeLimit())
-        self.large = LargeWorker(client)
+        self.large, self.roll = LargeWorker(client), Roll(client)
         self.look_s = min(max(LOOK_S, self.hangs.limit.least_s / 50), 5.0)
         self.together = together
         self.left = count  # blocks not submitted yet
@@ -143,10 +144,7 @@ class Submission:
         return (sum(self.workers.values()) + QUEUED * len(self.workers) or 1) - len(self.going)
 
     def _count_workers(self) -> None:
-        try:
-            self.workers = self.client.nthreads()
-        except OSError as error:
-            raise ClusterLost(f"the connection to the scheduler was lost: {error}") from None
+        self.workers = self.roll.call()
         self.tally.workers = len(self.workers)
         self.computing = sum(max(1, threads - 1) for threads in self.workers.values()) or 1
 

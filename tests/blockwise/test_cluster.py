@@ -10,8 +10,9 @@ import psutil
 import pytest
 from distributed import Client
 
-from neurovol.blockwise.cluster import Workers, kill_worker, open_client
+from neurovol.blockwise.cluster import Workers, open_client
 from neurovol.blockwise.ledger import Header, Ledger
+from neurovol.blockwise.reach import kill_worker
 from neurovol.blockwise.runner import Meter, run_blocks
 from neurovol.clustersettings import ClusterSettings
 from neurovol.geometry import Numbered

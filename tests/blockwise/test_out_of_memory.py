@@ -1,4 +1,4 @@
-"""Blocks that need more memory than a worker: tried alone with the memory of all, set aside where that is too little.
+"""Blocks that need more memory than a worker has: tried alone with that of all, set aside where it is too little.
 
 Two workers that may use 0.8 GB each, of which a fifth is Python's own.
 """

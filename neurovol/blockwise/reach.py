@@ -1,0 +1,78 @@
+"""What is asked of a scheduler, in bounded time: it may be cut off, and so may each of its workers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+
+from distributed import Client
+
+from neurovol.blockwise.cluster import ClusterLost
+from neurovol.errors import Failure
+
+log = logging.getLogger(__name__)
+
+SCHEDULER_S = 60.0  # that a scheduler has to answer in; a busy one takes seconds
+WORKER_S = 20.0  # that a worker has to be killed in
+NO_WORKER_S = 600.0  # that a scheduler which already ran may be without any
+
+
+class Roll:
+    """Calls the roll of a scheduler's workers, and says when to wait for them no more."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._last_at = time.monotonic()  # that there was any
+
+    def call(self) -> dict[str, int]:
+        """The threads of each worker, by address.
+
+        Raises ClusterLost where the scheduler does not answer, Failure where nobody here starts workers and there has
+        been none for NO_WORKER_S. Jobs may wait in their queue for as long as that takes.
+        """
+        try:
+            workers: dict[str, int] = self._client.nthreads(callback_timeout=SCHEDULER_S)
+        except OSError as error:
+            said = str(error) or f"it did not answer within {SCHEDULER_S:.0f} s"
+            raise ClusterLost(f"the connection to the scheduler was lost: {said}") from None
+        now = time.monotonic()
+        if workers or self._client.cluster is not None:
+            self._last_at = now
+        if now - self._last_at > NO_WORKER_S:
+            raise Failure(
+                f"cluster.address {self._client.scheduler.address}: no worker has been there for "
+                f"{NO_WORKER_S / 60:.0f} minutes; what is finished is kept: start workers there, and run again to go on"
+            )
+        return workers
+
+
+def kill_worker(client: Client, address: str, pid: int) -> None:
+    """Kill a worker's process where it runs, by its nanny if it has one, which then starts another.
+
+    Returns at once: a machine that does not answer keeps no one waiting. The scheduler then does without that worker,
+    and takes back what it was given.
+    """
+    threading.Thread(target=_kill, args=(client, address, pid), daemon=True).start()
+
+
+def _kill(client: Client, address: str, pid: int) -> None:
+    with suppress(Exception):  # the client may be closed meanwhile; who still wants the worker killed asks again
+        worker = client.scheduler_info(n_workers=-1)["workers"].get(address, {})
+        nanny = worker.get("nanny") is not None
+        gone_by = time.monotonic() + WORKER_S
+        with suppress(TimeoutError):
+            client.run(
+                os.kill, pid, signal.SIGKILL, workers=[address], nanny=nanny, on_error="ignore",
+                callback_timeout=WORKER_S,
+            )  # fmt: skip
+        while address in client.nthreads(callback_timeout=SCHEDULER_S):
+            if time.monotonic() > gone_by:
+                log.warning("worker %s cannot be killed: others are to do what it was given", address)
+                forget = client.scheduler.unregister  # as a nanny has it when its worker has died
+                client.sync(forget, address=address, stimulus_id="neurovol-cut-off", callback_timeout=SCHEDULER_S)
+                return
+            time.sleep(0.2)
