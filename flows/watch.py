@@ -52,7 +52,7 @@ class Watch:
         if said.ended or said.step not in self.shown or self.progress.due(said.step):
             self.shown.add(said.step)
             percent = 100 * said.done / max(1, said.total)
-            self.artifacts.show("progress", said.step, percent, f"{said.step}: {_all(said)}")
+            self.artifacts.show("progress", said.step, percent, _all(said))
         if said.unit == "steps" and (said.ended or self.curve.due(said.step)):
             self._show_curve(self.steps[said.step], said)
         if self.lines.due(said):

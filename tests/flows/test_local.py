@@ -114,7 +114,7 @@ def test_progress_of_each_step_is_an_artifact(shown: dict[str, dict[str, Any]]) 
     assert {key: progress[key]["data"] for key in ("convert-a", "train-unet3d-pseudo", "segment-a")} == {
         "convert-a": 100, "train-unet3d-pseudo": 100, "segment-a": 100,
     }  # fmt: skip
-    assert re.fullmatch(r"segment a: 10 of 10 blocks · .* million voxels/s · .*", progress["segment-a"]["description"])
+    assert re.fullmatch(r"10 of 10 blocks · .* million voxels/s · .*", progress["segment-a"]["description"])
 
 
 @pytest.mark.parametrize(

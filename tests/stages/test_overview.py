@@ -15,6 +15,7 @@ from PIL import Image
 from neurovol.errors import Failure
 from neurovol.geometry import BlockGrid, Box
 from neurovol.settings import StoreSettings
+from neurovol.stages.glance import glance_level, middle_slice
 from neurovol.stages.overview import make_overview, preview_level
 from neurovol.stages.tissue import MaskTissue, tissue_in
 from neurovol.volume.omezarr import VolumeInfo, VolumeReader, VolumeWriter, create_volume, finish_volume, open_volume
@@ -234,3 +235,13 @@ def test_the_picture_is_a_png_as_wide_as_its_level(made: tuple[Path, dict[str, A
     content = store.with_name("preview.png").read_bytes()
     assert content.startswith(b"\x89PNG")
     assert Image.open(io.BytesIO(content)).size == (760, 260)
+
+
+def test_a_glance_takes_the_coarsest_level_that_fills_it_and_its_middle_slice(tmp_path: Path) -> None:
+    array = np.broadcast_to(np.arange(23, dtype=np.uint16)[:, None, None], (23, 130, 850))[None]
+    store = write_levels(tmp_path / "image.ome.zarr", array, shape=(23, 130, 850), factors=[(1, 2, 2), (2, 2, 2)])
+    finish_volume(store, name="a", attributes={})
+    info = open_volume(store)
+    assert glance_level(info) == 1  # 425 voxels along x, and 213 at the next
+    assert [plane.shape for plane in (middle_slice(info, 1), middle_slice(info, 2))] == [(1, 65, 425), (1, 33, 213)]
+    assert set(middle_slice(info, 0).flat) == {11}
