@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from typing import Any
 
 from distributed import Client
 
@@ -43,8 +44,9 @@ class Roll:
         if workers or self._client.cluster is not None:
             self._last_at = now
         if now - self._last_at > NO_WORKER_S:
+            scheduler: Any = self._client.scheduler
             raise Failure(
-                f"cluster.address {self._client.scheduler.address}: no worker has been there for "
+                f"cluster.address {scheduler.address}: no worker has been there for "
                 f"{NO_WORKER_S / 60:.0f} minutes; what is finished is kept: start workers there, and run again to go on"
             )
         return workers
@@ -72,7 +74,8 @@ def _kill(client: Client, address: str, pid: int) -> None:
         while address in client.nthreads(callback_timeout=SCHEDULER_S):
             if time.monotonic() > gone_by:
                 log.warning("worker %s cannot be killed: others are to do what it was given", address)
-                forget = client.scheduler.unregister  # as a nanny has it when its worker has died
+                scheduler: Any = client.scheduler
+                forget = scheduler.unregister  # as a nanny has it when its worker has died
                 client.sync(forget, address=address, stimulus_id="neurovol-cut-off", callback_timeout=SCHEDULER_S)
                 return
             time.sleep(0.2)
