@@ -110,7 +110,7 @@ def _happens(night: Night, folder: Path) -> None:
         driver = eventually(lambda: (job := night.job("neurovol-driver")) != driver and job, 200)
         before = night.blocks()
         eventually(lambda: night.blocks() > before + 2, 200)
-        said("scancel", "--signal=KILL", "--full", str(driver))  # as where its node is lost
+        _killed("flow-run execute")  # as where its node is lost: scancel would have it go on as the same run
         night.lost.append("the driver")
         eventually(lambda: night.job("neurovol-driver") not in (None, driver), 400)
         before = night.blocks()
@@ -123,6 +123,13 @@ def _happens(night: Night, folder: Path) -> None:
         night.lost.append("the server")
         eventually(lambda: any(run["state_type"] == "COMPLETED" for run in night.attempts("m1")), 600)
         eventually(lambda: jobs() == {}, 120)
+
+
+def _killed(command: str) -> None:
+    """Kill -9 of all processes whose command line has this, with all that they started."""
+    for process in psutil.process_iter(["cmdline"]):
+        if command in " ".join(process.info["cmdline"] or ()):
+            kill_all(process.pid)
 
 
 def _looked_at(night: Night, folder: Path) -> None:
