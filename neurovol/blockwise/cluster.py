@@ -14,6 +14,7 @@ import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.system import MEMORY_LIMIT
 
+from neurovol.blockwise.reach import ClusterLost, connect
 from neurovol.blockwise.scheduler import OwnScheduler, not_waiting_for_the_dead
 from neurovol.clustersettings import ClusterSettings
 from neurovol.errors import Failure
@@ -47,7 +48,6 @@ UNHEEDING = "import signal\n\ndef dask_setup(worker):\n    signal.signal(signal.
 
 THREADS = 2  # of a worker: one computes, one waits for the disk
 MOST_WORKERS = 4  # each holds a network's activations; more by setting
-CONNECT_SECONDS = 20  # that a scheduler has to come back in, too
 
 
 T = TypeVar("T")
@@ -57,10 +57,6 @@ class Work(Protocol):
     """Does a step, whatever part of it is not done yet."""
 
     def __call__(self, *, client: Client) -> None: ...
-
-
-class ClusterLost(Failure):
-    """The scheduler, or the way to it, is gone; a new cluster may go on."""
 
 
 def cores() -> int:
@@ -178,7 +174,7 @@ def _quieten() -> None:
 @contextmanager
 def _connected(address: str) -> Iterator[Client]:
     try:
-        client = Client(address, timeout=CONNECT_SECONDS)
+        client = connect(address)
     except (OSError, ValueError) as error:
         raise Failure(f"cluster.address {address}: no scheduler answers there ({error}); is it running?") from None
     with client:

@@ -4,22 +4,55 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import signal
 import threading
 import time
 from contextlib import suppress
-from typing import Any
 
 from distributed import Client
 
-from neurovol.blockwise.cluster import ClusterLost
 from neurovol.errors import Failure
 
 log = logging.getLogger(__name__)
 
+CONNECT_S = 20.0  # that a scheduler has to come back in, too
 SCHEDULER_S = 60.0  # that a scheduler has to answer in; a busy one takes seconds
 WORKER_S = 20.0  # that a worker has to be killed in
 NO_WORKER_S = 600.0  # that a scheduler which already ran may be without any
+
+
+class ClusterLost(Failure):
+    """The scheduler, or the way to it, is gone; a new cluster may go on."""
+
+
+def connect(address: str) -> Client:
+    """A client of a scheduler that runs; raises OSError where it does not answer, ValueError where it cannot be one.
+
+    Dask waits for ever for a scheduler that lets one in and then says nothing, as behind a network that is cut.
+    """
+    answer: queue.SimpleQueue[Client | Exception] = queue.SimpleQueue()
+    late = threading.Event()
+    threading.Thread(target=_connect, args=(address, answer, late), daemon=True).start()
+    try:
+        found = answer.get(timeout=1.5 * CONNECT_S)
+    except queue.Empty:
+        late.set()
+        raise TimeoutError(f"it said nothing for {1.5 * CONNECT_S:.0f} s") from None
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _connect(address: str, answer: queue.SimpleQueue[Client | Exception], late: threading.Event) -> None:
+    try:
+        client = Client(address, timeout=CONNECT_S)
+    except Exception as error:
+        answer.put(error)
+        return
+    if late.is_set():
+        client.close()
+    answer.put(client)
 
 
 class Roll:
@@ -44,9 +77,9 @@ class Roll:
         if workers or self._client.cluster is not None:
             self._last_at = now
         if now - self._last_at > NO_WORKER_S:
-            scheduler: Any = self._client.scheduler
+            address = self._client.scheduler_info(n_workers=0)["address"]
             raise Failure(
-                f"cluster.address {scheduler.address}: no worker has been there for "
+                f"cluster.address {address}: no worker has been there for "
                 f"{NO_WORKER_S / 60:.0f} minutes; what is finished is kept: start workers there, and run again to go on"
             )
         return workers
@@ -74,8 +107,12 @@ def _kill(client: Client, address: str, pid: int) -> None:
         while address in client.nthreads(callback_timeout=SCHEDULER_S):
             if time.monotonic() > gone_by:
                 log.warning("worker %s cannot be killed: others are to do what it was given", address)
-                scheduler: Any = client.scheduler
-                forget = scheduler.unregister  # as a nanny has it when its worker has died
-                client.sync(forget, address=address, stimulus_id="neurovol-cut-off", callback_timeout=SCHEDULER_S)
+                client.sync(_forget, client, address, callback_timeout=SCHEDULER_S)
                 return
             time.sleep(0.2)
+
+
+async def _forget(client: Client, address: str) -> None:
+    """What nannies do when their workers have died."""
+    if client.scheduler is not None:
+        await client.scheduler.unregister(address=address, stimulus_id="neurovol-cut-off")

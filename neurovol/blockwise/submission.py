@@ -19,10 +19,9 @@ from distributed import Client, Future, KilledWorker
 from neurovol.blockwise.alone import LargeWorker
 from neurovol.blockwise.attempt import Attempt, BlockTask, Group, Order, attempt, failed
 from neurovol.blockwise.blame import Blame
-from neurovol.blockwise.cluster import ClusterLost
 from neurovol.blockwise.hang import Hangs, TimeLimit
 from neurovol.blockwise.marker import STOP, Marker
-from neurovol.blockwise.reach import Roll
+from neurovol.blockwise.reach import ClusterLost, Roll
 from neurovol.blockwise.tally import Tally
 from neurovol.geometry import Block, side_by_side
 

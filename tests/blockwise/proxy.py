@@ -33,9 +33,12 @@ class Way:
 
 async def _meet(to_port: int, whole: asyncio.Event, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await whole.wait()  # while it is cut, who comes is let in and told nothing
-    with suppress(OSError):
+    try:
         there, to_there = await asyncio.open_connection("127.0.0.1", to_port)
-        await asyncio.gather(_pass_on(reader, to_there, whole), _pass_on(there, writer, whole))
+    except OSError:  # no one is there yet
+        writer.close()
+        return
+    await asyncio.gather(_pass_on(reader, to_there, whole), _pass_on(there, writer, whole))
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, whole: asyncio.Event) -> None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from distributed import Client
 
-from neurovol.blockwise import cluster, reach
+from neurovol.blockwise import reach
 from neurovol.blockwise.cluster import Workers, open_client
 from neurovol.blockwise.hang import TimeLimit
 from neurovol.blockwise.ledger import Ledger, read_ledger
@@ -25,7 +26,7 @@ from neurovol.progress import Progress
 from tests.blockwise.driver import GRID, HEADER, Slow
 from tests.blockwise.proxy import Way
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(60)
 
 
 class Net:
@@ -159,17 +160,19 @@ def test_what_hangs_on_a_worker_that_cannot_be_reached_is_taken_back(
 
 def test_a_driver_that_is_cut_off_ends_resumably(net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reach, "SCHEDULER_S", 3.0)
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 3.0)
     net.scheduler()
     net.near_worker()
+    with open_client(ClusterSettings(kind="address", address=net.address)) as client:
+        client.wait_for_workers(1)
     way = net.way(net.port)
 
     def drive(port: int, cut: bool) -> None:
         def report(said: Progress) -> None:
             if cut and said.done >= 10:
+                monkeypatch.setattr(reach, "CONNECT_S", 2.0)
                 way.say("cut")
 
-        def work(*, client: cluster.Client) -> None:
+        def work(*, client: Client) -> None:
             with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
                 run_blocks(client, Slow(str(tmp_path), 0.05), Numbered(GRID), Meter(ledger, report))
 

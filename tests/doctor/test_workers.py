@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from distributed import Client, LocalCluster
 
-from neurovol.blockwise import cluster
+from neurovol.blockwise import reach
 from neurovol.blockwise.probe import Gpu, Seen, versions_here
 from neurovol.clustersettings import ClusterSettings, JobSettings
 from neurovol.doctor.finding import Finding, examined
@@ -33,7 +33,7 @@ def test_workers_of_this_machine_come_and_fit(tmp_path: Path) -> None:
 
 
 def test_a_scheduler_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(reach, "CONNECT_S", 1)
     settings = ClusterSettings(kind="address", address="tcp://127.0.0.1:9")
     (found,) = examined("workers", 60, lambda: check_workers("workers", settings, tmp_path, 5))
     assert found.level == "fail"
