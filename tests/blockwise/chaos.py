@@ -25,6 +25,7 @@ from neurovol.blockwise.runner import Meter, run_blocks
 from neurovol.clustersettings import ClusterSettings
 from neurovol.geometry import Block, BlockGrid, Numbered, Receipt
 from neurovol.volume.omezarr import VolumeWriter, create_volume, finish_volume, sweep_partial
+from tests.blockwise.proxy import Way
 
 SHAPE, SHARD = (16, 120, 160), (8, 8, 8)
 BLOCKS = Numbered(BlockGrid(SHAPE, SHARD, SHARD))  # 2 x 15 x 20 = 600
@@ -82,17 +83,29 @@ def done(folder: Path) -> int:
 
 
 class Cluster:
-    """A scheduler and two workers with their nannies, each a process of its own, kept going."""
+    """A scheduler and two workers with their nannies, each a process of its own, kept going.
+
+    The way from the workers to the scheduler can be cut.
+    """
 
     def __init__(self, port: int) -> None:
         self.address = f"tcp://127.0.0.1:{port}"
         self.port = str(port)
+        self.way = Way(port)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def keep(self) -> None:
         """Start whatever is not running."""
         scheduler = ("dask_scheduler", "--host", "127.0.0.1", "--port", self.port, "--no-dashboard")
-        worker = ("dask_worker", self.address, "--nthreads", "2", "--no-dashboard", "--death-timeout", "10")
+        worker = (
+            "dask_worker",
+            f"tcp://127.0.0.1:{self.way.port}",
+            "--nthreads",
+            "2",
+            "--no-dashboard",
+            "--death-timeout",
+            "10",
+        )
         for name, command in {"scheduler": scheduler, "worker 0": worker, "worker 1": worker}.items():
             running = self.processes.get(name)
             if running is None or running.poll() is not None:
@@ -116,6 +129,7 @@ class Cluster:
                 child.kill()
             process.kill()
             process.wait()
+        self.way.close()
 
 
 def _children(pid: int) -> list[psutil.Process]:

@@ -1,4 +1,4 @@
-"""Workers, driver and scheduler die at random moments, blocks raise, hang and crash: the output is the undisturbed one.
+"""Processes die, the network is cut, blocks raise, hang and crash: the output is that of an undisturbed run.
 
 The long form (`slow`) ends only after forty deaths; the short one is the same with fewer.
 """
@@ -38,8 +38,9 @@ def test_after_any_deaths_the_output_is_that_of_an_undisturbed_run(
         (folder / "faults").mkdir(parents=True)
     assert start_driver(calm, cluster, 0.0).wait(120) == 0
     killed = _until_done(wild, cluster, deaths, random.Random(deaths))
-    assert sum(killed.values()) >= deaths
-    assert set(killed) == {"worker", "driver", "scheduler"}
+    assert killed["network"] >= deaths // 4
+    assert sum(killed.values()) - killed["network"] >= deaths
+    assert set(killed) == {"worker", "driver", "scheduler", "network"}
     assert _files(wild / "v") == _files(calm / "v")
     record = read_ledger(wild / "l.jsonl")
     assert record is not None
@@ -56,11 +57,11 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def _until_done(folder: Path, cluster: Cluster, deaths: int, chance: random.Random) -> Counter[str]:
-    """Kill one process after the other, and restart what died, until the driver is done."""
+    """Kill one process after the other, or cut the network for a while; restart what died, until the driver is done."""
     killed: Counter[str] = Counter()
     seconds = deaths / 80  # a block takes so long that most are still to be done when the last one dies
     driver = start_driver(folder, cluster, seconds)
-    plan = [kind for kind in ("worker", "worker", "driver", "scheduler") for _ in range(-(-deaths // 4))]
+    plan = [kind for kind in ("worker", "worker", "driver", "scheduler", "network") for _ in range(-(-deaths // 4))]
     chance.shuffle(plan)
     next_at = time.monotonic() + 4.0
     while driver.poll() is None or driver.returncode != 0:
@@ -68,11 +69,19 @@ def _until_done(folder: Path, cluster: Cluster, deaths: int, chance: random.Rand
             driver = start_driver(folder, cluster, seconds)
         cluster.keep()
         if plan and time.monotonic() > next_at and done(folder) > 0:
+            cluster.way.say("mend")
+            if plan[-1] == "network":
+                cluster.way.say("cut")
+                killed[plan.pop()] += 1
+                next_at = time.monotonic() + chance.uniform(0.2, 4.0)
+                continue
             victims = cluster.victims() | {"driver": [psutil.Process(driver.pid)]}
             if victims[plan[-1]]:
                 kind = plan.pop()
                 chance.choice(victims[kind]).kill()
                 killed[kind] += 1
                 next_at = time.monotonic() + chance.uniform(0.2, 4.0)
+        elif not plan and time.monotonic() > next_at:
+            cluster.way.say("mend")
         time.sleep(0.1)
     return killed

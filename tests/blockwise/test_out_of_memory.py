@@ -73,6 +73,7 @@ def test_a_block_too_large_for_a_worker_is_done_alone_with_the_memory_of_all(
     assert _limits(small) == ([SHARE] * 2, [SHARE] * 2)  # as before
 
 
+@pytest.mark.slow
 def test_a_block_too_large_for_the_machine_is_set_aside_and_says_so(small: Client, tmp_path: Path) -> None:
     task = Hungry(str(tmp_path), {7: SHARE * 5 // 2})
     reason = (
