@@ -19,6 +19,11 @@ def row(n: int, **others: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("others", [{}, SKIPPED], ids=["done", "skipped"])
 def test_a_row_takes_21_bytes(others: dict[str, Any]) -> None:
+    held = min(bytes_a_row(others) for _ in range(3))  # other threads of the tests allocate meanwhile
+    assert 21 <= held < 21 * 1.15  # arrays grow by an eighth at a time
+
+
+def bytes_a_row(others: dict[str, Any]) -> float:
     rows, count = Rows(OURS), 10_000
     tracemalloc.start()
     for n in range(count):
@@ -26,7 +31,7 @@ def test_a_row_takes_21_bytes(others: dict[str, Any]) -> None:
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(rows) == len(rows.done) == count
-    assert 21 <= held / count < 21 * 1.15  # arrays grow by an eighth at a time
+    return held / count
 
 
 def test_a_skipped_row_comes_back_with_its_reason() -> None:
