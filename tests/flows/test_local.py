@@ -25,7 +25,7 @@ from PIL import Image
 from tests.tiny import write_tiny
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(600)  # a cold server on two busy cores
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a cold server on two busy cores
 
 
 def call(address: str, path: str, body: Any) -> Any:

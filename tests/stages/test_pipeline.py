@@ -206,13 +206,8 @@ def test_steps_count_the_blocks_that_were_planned(finished: Path) -> None:
     assert record.finished["voxels"] == 20 * 90 * 100
 
 
-@pytest.mark.parametrize(
-    "after",
-    [
-        "segment a",
-        *(pytest.param(s, marks=pytest.mark.slow) for s in ("convert a", "pseudolabel a", "train unet3d_pseudo")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("after", ["segment a", "convert a", "pseudolabel a", "train unet3d_pseudo"])
 def test_a_run_killed_at_any_stage_goes_on_to_the_same_bytes(finished: Path, tmp_path: Path, after: str) -> None:
     file = write_tiny(tmp_path)
     process = subprocess.Popen(

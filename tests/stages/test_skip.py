@@ -182,6 +182,7 @@ def _written(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_half_empty_sample_is_predicted_in_its_tissue_alone(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, masked = (_probabilities(ran, where) for where in ("all", "tissue"))
     mask = _mask(ran)
@@ -196,6 +197,7 @@ def test_a_half_empty_sample_is_predicted_in_its_tissue_alone(ran: Path, capsys:
     assert "skips     4 of 16 blocks without tissue (labels/tissue)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_intensity_in_place_of_the_mask(ran: Path, half_empty: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (threshold,) = open_volume(_image(ran, "tissue") / "labels/tissue").attributes["thresholds"]
     above = ["run", str(half_empty / "none.toml"), "--set"]
