@@ -38,7 +38,7 @@ def test_a_driver_whose_time_is_up_goes_back_into_the_queue_and_goes_on(slurm: P
     assert "JobState=COMPLETED" in said("scontrol", "show", "job", job)
     log = (tmp_path / f"neurovol-{job}.log").read_text()
     assert "the walltime ends: stopping, to go on in the queue" in log
-    assert "convert m1: done before" in log
+    assert "convert m1: was done before" in log
     assert main(["run", str(undisturbed), "--sample", "m1"]) == 0
     assert contents(sample) == contents(tmp_path / "undisturbed" / "stores" / "lab" / "samples" / "m1")
     assert before > 4

@@ -122,10 +122,10 @@ def test_a_client_without_the_certificate_is_refused(cluster: ClusterSettings, t
     with open_client(cluster, tmp_path / "jobs") as client:
         address = client.scheduler_info()["address"]
         assert address.startswith("tls://")
-        other = Security.temporary()  # a certificate, but not this run's
-        for there, why in ((address, "certificate does not match"), (address.replace("tls", "tcp"), "Timed out")):
-            with pytest.raises(OSError, match=why):
-                Client(there, timeout=3, security=other)
+        with pytest.raises(OSError, match="certificate does not match"):
+            Client(address, timeout=3, security=Security.temporary())  # a certificate, but not this run's
+        with pytest.raises(OSError, match="Timed out|reset by peer"):
+            Client(address.replace("tls", "tcp"), timeout=3)
         assert client.submit(os.getpid).result()
 
 
