@@ -42,7 +42,7 @@ def volumes(file: Path) -> dict[str, np.ndarray]:
     samples = open_project(file).folder / "samples"
     found = {}
     for metadata in sorted(samples.rglob("zarr.json")):
-        if metadata.parent.suffix == ".zarr":
+        if metadata.parent.suffix == ".zarr" and "progress" not in metadata.parts:
             info = open_volume(metadata.parent)
             found[str(info.path.relative_to(samples))] = VolumeReader(str(info.path)).read(Box.of_shape(info.shape))
     return found
