@@ -124,7 +124,7 @@ def test_a_client_without_the_certificate_is_refused(cluster: ClusterSettings, t
         assert address.startswith("tls://")
         with pytest.raises(OSError, match="certificate does not match"):
             Client(address, timeout=3, security=Security.temporary())  # a certificate, but not this run's
-        with pytest.raises(OSError, match="Timed out|reset by peer"):
+        with pytest.raises(OSError, match=r"Timed out|reset by peer"):
             Client(address.replace("tls", "tcp"), timeout=3)
         assert client.submit(os.getpid).result()
 
