@@ -33,7 +33,8 @@ def mortal(event, arguments):
     global left
     if event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir"):
         within_open_folder = event in ("os.remove", "os.rmdir") and arguments[1] != -1  # so rmtree works
-        if within_open_folder or str(arguments[0]).startswith(folder):
+        own = str(arguments[0]).startswith(folder) and "progress" not in str(arguments[0])  # that is a picture
+        if within_open_folder or own:
             left -= 1
             if left == 0:
                 os.killpg(0, signal.SIGKILL)
