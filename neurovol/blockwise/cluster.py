@@ -14,7 +14,7 @@ import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.system import MEMORY_LIMIT
 
-from neurovol.blockwise.reach import ClusterLost, connect
+from neurovol.blockwise.reach import ClusterLost, connect, reaching
 from neurovol.blockwise.scheduler import OwnScheduler, not_waiting_for_the_dead
 from neurovol.clustersettings import ClusterSettings
 from neurovol.errors import Failure
@@ -183,7 +183,8 @@ def _connected(address: str) -> Iterator[Client]:
 
 def on_worker(client: Client, function: Callable[[], T]) -> T:
     """What a function returns where blocks are computed; raises what it raises."""
-    result: T = client.submit(function, pure=False).result()
+    with reaching():
+        result: T = client.submit(function, pure=False).result()
     return result
 
 

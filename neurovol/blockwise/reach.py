@@ -8,9 +8,12 @@ import queue
 import signal
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
-from distributed import Client
+from distributed import CancelledError, Client
+from distributed.client import ClosedClientError
+from distributed.comm.core import CommClosedError
 
 from neurovol.errors import Failure
 
@@ -24,6 +27,18 @@ NO_WORKER_S = 600.0  # that a scheduler which already ran may be without any
 
 class ClusterLost(Failure):
     """The scheduler, or the way to it, is gone; a new cluster may go on."""
+
+
+LOST = CancelledError, ClosedClientError, CommClosedError  # what Dask raises where its scheduler goes, by the moment
+
+
+@contextmanager
+def reaching() -> Iterator[None]:
+    """ClusterLost in place of whatever Dask raises where its scheduler goes while it is asked something."""
+    try:
+        yield
+    except LOST as error:
+        raise ClusterLost(f"the connection to the scheduler was lost: {error}") from None
 
 
 def connect(address: str) -> Client:

@@ -81,11 +81,17 @@ class OwnScheduler:
 
 @contextmanager
 def not_waiting_for_the_dead(cluster: Any) -> Iterator[None]:
-    """Then a Dask cluster may be closed: it would ask its scheduler to end for half a minute, if that was killed."""
+    """Closes a Dask cluster whose scheduler may have been killed: it would ask that one to end for half a minute."""
     try:
         yield
     finally:
         cluster.shutdown_scheduler = cluster.scheduler.status == Status.running
+        try:
+            cluster.close()
+        except OSError:  # it died just now, as it was asked about its workers; these are left to be closed
+            cluster.shutdown_scheduler = False
+            cluster.status = Status.failed
+            cluster.close()
 
 
 def _spelled(security: Security | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from neurovol.blockwise.attempt import Attempt, BlockTask, Group, Order, attempt
 from neurovol.blockwise.blame import Blame
 from neurovol.blockwise.hang import Hangs, TimeLimit
 from neurovol.blockwise.marker import STOP, Marker
-from neurovol.blockwise.reach import ClusterLost, Roll
+from neurovol.blockwise.reach import LOST, ClusterLost, Roll, reaching
 from neurovol.blockwise.tally import Tally
 from neurovol.geometry import Block, side_by_side
 
@@ -93,6 +93,10 @@ class Submission:
         self.recent: deque[float] = deque(maxlen=101)  # seconds of blocks
 
     def __iter__(self) -> Iterator[Attempt]:
+        with reaching():
+            yield from self._settled()
+
+    def _settled(self) -> Iterator[Attempt]:
         self._count_workers()
         while self._refill():
             ended = self._next_ended(self._patience_s())
@@ -114,15 +118,16 @@ class Submission:
         while self.going and (left := end - time.monotonic()) > 0:
             ended = self._next_ended(min(left, LOOK_S))
             if ended is not None and ended.future.status == "finished":
-                with suppress(TimeoutError, KilledWorker):  # what died now is done again by the next run
+                with suppress(TimeoutError, KilledWorker, *LOST):  # what died now is done again by the next run
                     yield from [r for r in ended.future.result(timeout=LOOK_S) if r.receipt is not None]
 
     def close(self) -> None:
         """Take back what is outstanding."""
         if self.client.status == "running":
-            self.client.cancel([going.future for going in self.going.values()])
-            self.blame.close()
-            self.large.end()
+            with suppress(*LOST):
+                self.client.cancel([going.future for going in self.going.values()])
+                self.blame.close()
+                self.large.end()
 
     def _at_most(self) -> int:
         return max(1, min(self.together, self.left // (TURNS * self.computing)))
@@ -228,6 +233,8 @@ class Submission:
             return []
         except KilledWorker as killed:
             error = killed
+        if error is None:  # cancelled since
+            raise ClusterLost("the connection to the scheduler was lost")
         if not isinstance(error, KilledWorker):  # the task could not even be begun
             return [
                 r for g in ended.order.groups for r in failed(g, ended.order.number, f"{type(error).__name__}: {error}")

@@ -50,7 +50,8 @@ def _schedulers() -> dict[int, psutil.Process]:
     return {p.pid: p for p in ours if "neurovol.blockwise.scheduler" in p.cmdline()}
 
 
-def test_a_run_whose_scheduler_is_killed_goes_on_with_another(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seconds", "after_s"), [(0.05, 1.0), (0.0, 0.25)], ids=["waited for", "results fetched"])
+def test_a_run_whose_scheduler_is_killed_goes_on_with_another(tmp_path: Path, seconds: float, after_s: float) -> None:
     header, killed = Header("count", {}, total=len(GRID)), set[int]()
 
     def work(*, client: Client) -> None:
@@ -58,8 +59,8 @@ def test_a_run_whose_scheduler_is_killed_goes_on_with_another(tmp_path: Path) ->
             if not killed:
                 (pid,) = _schedulers()
                 killed.add(pid)
-                threading.Timer(1.0, os.kill, [pid, signal.SIGKILL]).start()
-            run_blocks(client, Slow(str(tmp_path), 0.05), Numbered(GRID), Meter(ledger))
+                threading.Timer(after_s, os.kill, [pid, signal.SIGKILL]).start()
+            run_blocks(client, Slow(str(tmp_path), seconds), Numbered(GRID), Meter(ledger))
 
     settings = ClusterSettings(workers=2, threads=1, scheduler="process")
     with Workers() as workers:
