@@ -45,7 +45,8 @@ def next_attempt(states: Sequence[StateType]) -> int | str:
 def states_of(key: str) -> list[StateType]:
     """How the runs ended, or stand, that the inbox started for a sample; in the order in which they were made."""
     runs = _runs(FlowRunFilter.model_validate({"tags": {"all_": [tag(key)]}}))
-    return [run.state_type for run in sorted(runs, key=lambda run: run.created) if run.state_type is not None]
+    made = sorted((run.created, run.state_type) for run in runs if run.created and run.state_type)
+    return [state for _, state in made]
 
 
 def is_under_way(project_file: Path, sample: str) -> bool:

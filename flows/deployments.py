@@ -10,9 +10,10 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
+from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect.utilities.callables import parameter_schema
 from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
@@ -94,6 +95,7 @@ def _deployment(project: Project, site: Site, wanted: Deployment) -> tuple[Runne
         entrypoint_type=EntrypointType.MODULE_PATH,
         schedules=[_schedule(site)] if scheduled else [],
     )
+    assert isinstance(deployment, RunnerDeployment)  # Prefect returns a coroutine where a loop runs; none does here
     return deployment, parameter_schema(flow).model_dump(exclude_unset=True)
 
 

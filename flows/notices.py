@@ -56,7 +56,9 @@ def _telling(kind: str, block: UUID, text: str) -> ActionTypes:
 
 def make_webhook(url: str) -> UUID:
     """The block that calls an address when there is something to tell."""
-    return Webhook(method="POST", url=url).save(BLOCK, overwrite=True)
+    saved = Webhook(method="POST", url=url).save(BLOCK, overwrite=True)
+    assert isinstance(saved, UUID)  # Prefect returns a coroutine where a loop runs; none does here
+    return saved
 
 
 def block_named(client: SyncPrefectClient, name: str) -> UUID:

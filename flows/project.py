@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prefect import flow
+from prefect import Flow, flow
 
 from flows.convert import convert
 from flows.evaluate import evaluate
@@ -15,7 +15,7 @@ from flows.train import train
 from neurovol.settings import Overrides
 from neurovol.stages.order import Stage
 
-AFTER_CONVERSION = {"pseudolabel": pseudolabel, "train": train, "segment": segment, "evaluate": evaluate}
+FLOWS: dict[str, Flow[..., None]] = {f.name: f for f in (convert, pseudolabel, train, segment, evaluate)}
 
 
 @flow(name="project", flow_run_name="project {project_file.parent.name}", retries=0)
@@ -29,7 +29,7 @@ def project(project_file: Path, settings: Overrides | None = None, redo: list[St
     """
     stages = refuse_stale(project_file, settings, redo or [])
     with parts_tagged():
-        for name, stage in {"convert": convert, **AFTER_CONVERSION}.items():
+        for name, stage in FLOWS.items():
             if name in stages:
                 stage(project_file, settings=settings, redo=stages[name])
     final_summary("project", project_file, settings)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.local import QUIET, free_port
+from flows.server import QUIET, free_port
 
 
 @contextmanager

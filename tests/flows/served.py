@@ -32,7 +32,7 @@ class Served:
 
     @property
     def environment(self) -> dict[str, str]:
-        from flows.local import QUIET
+        from flows.server import QUIET
 
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "NEUROVOL_"))}
         return kept | QUIET | {
