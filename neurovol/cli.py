@@ -117,10 +117,16 @@ def _single(options: argparse.Namespace) -> Steps:
 
 
 def _status(options: argparse.Namespace) -> None:
+    from neurovol.stages.inbox import inbox_steps
     from neurovol.stages.order import actions
     from neurovol.terminal import print_status
 
-    print_status(actions(_steps(options.project, options.set)))
+    steps = _steps(options.project, options.set)
+    print_status(actions(steps))
+    for name, found in inbox_steps(steps.project).items():
+        print(f"\n{name}, in the inbox" + (f": {found}" if isinstance(found, str) else ""))
+        if not isinstance(found, str):
+            print_status(actions(found))
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -153,7 +159,8 @@ def _to_verify(options: argparse.Namespace) -> Iterator[Made]:
     if options.store.suffix == ".toml":
         if options.source is not None:
             raise UserError("--source goes with a STORE; a project file names the sources itself")
-        yield from volumes(_steps(options.store, []))
+        for steps in _with_inbox(_steps(options.store, [])):
+            yield from volumes(steps)
         return
     original = None if options.source is None else original_of(options.store, options.source, options.channels)
     yield Made(
@@ -164,6 +171,18 @@ def _to_verify(options: argparse.Namespace) -> Iterator[Made]:
         "the project file in place of STORE; or build the volume anew with --redo",
         original,
     )
+
+
+def _with_inbox(steps: Steps) -> Iterator[Steps]:
+    """A project's own steps, and of each sample in its inbox; says which of these cannot be told."""
+    from neurovol.stages.inbox import inbox_steps
+
+    yield steps
+    for name, found in inbox_steps(steps.project).items():
+        if isinstance(found, str):
+            print(f"left out: {name}, in the inbox: {found}")
+        else:
+            yield found
 
 
 def _verify_one(made: Made, options: argparse.Namespace, client: Client, report: Report) -> list[str]:
@@ -194,8 +213,12 @@ def _check_blocks(options: argparse.Namespace) -> None:
     if options.faces < 1:
         raise UserError(f"--faces {options.faces}: at least one face has to be looked at")
     steps = _steps(options.project, options.set, options.sample)
-    names = [steps.project.settings.sample(options.sample).name] if options.sample else list(steps.samples)
-    finished = [wanted for name in names for wanted in predictions(steps, name)]
+    if options.sample:
+        finished = list(predictions(steps, steps.project.settings.sample(options.sample).name))
+    else:
+        finished = [
+            wanted for every in _with_inbox(steps) for name in every.samples for wanted in predictions(every, name)
+        ]
     if not finished:
         raise UserError(f"{options.project}: no prediction is finished yet, so there is nothing to check; run it first")
     with Bars() as bars:

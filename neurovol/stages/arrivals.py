@@ -127,7 +127,7 @@ def look(
         pause(LOOK_AGAIN_S)
         second = {a.path: a for a in arrivals(folder, settings.marker)}
         waiting |= {a.path.name: "changes while it is looked at" for a in settled if second.get(a.path) != a}
-    waiting |= _misnamed(first, set(declared))
+    waiting |= misnamed(first, set(declared))
     return Look(tuple(a for a in settled if a.path.name not in waiting), waiting)
 
 
@@ -152,8 +152,8 @@ def _marker(path: Path, marker: str) -> Path:
     return path / marker if path.is_dir() else path.with_name(f"{path.name}.{marker}")
 
 
-def _misnamed(found: list[Arrival], declared: set[str]) -> dict[str, str]:
-    """Those that cannot be told apart from another sample by their name, each with why."""
+def misnamed(found: list[Arrival], declared: set[str]) -> dict[str, str]:
+    """Of arrivals those that cannot be told from another sample by their name: why, by file or folder."""
     count = Counter(a.name for a in found)
     wrong = {}
     for arrival in found:

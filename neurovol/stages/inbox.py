@@ -12,7 +12,7 @@ from neurovol.errors import UserError
 from neurovol.project import Project, State, stale_text, state_of
 from neurovol.samplesettings import InboxSettings
 from neurovol.settings import ProjectSettings
-from neurovol.stages.arrivals import Arrival, arrivals
+from neurovol.stages.arrivals import Arrival, arrivals, misnamed
 from neurovol.stages.order import Action, actions
 from neurovol.stages.steps import Steps
 
@@ -87,6 +87,27 @@ def steps_with(project: Project, sample: str | None) -> Steps:
             f"inbox {inbox_folder(project)}; see there what samples are called"
         )
     return Steps(arrived(project, found[0]))
+
+
+def inbox_steps(project: Project) -> dict[str, Steps | str]:
+    """Of all that lies in the inbox, complete or not, by file or folder: its steps, or why it has none.
+
+    Empty where the project has no inbox; raises UserError where its folder cannot be read.
+    """
+    if project.settings.inbox is None:
+        return {}
+    found = arrivals(inbox_folder(project), project.settings.inbox.marker)
+    wrong = misnamed(found, {sample.name for sample in project.settings.samples})
+    return {a.path.name: wrong.get(a.path.name) or _steps_or_why(project, a) for a in found}
+
+
+def _steps_or_why(project: Project, arrival: Arrival) -> Steps | str:
+    try:
+        steps = Steps(arrived(project, arrival))
+        actions(steps)  # what cannot be read is found by its fingerprints
+    except UserError as error:
+        return str(error)
+    return steps
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Samples that arrive: done as a declared sample is, beside it, and known by stores and ledgers alone."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -86,6 +87,22 @@ def test_what_cannot_be_read_says_why_and_keeps_its_key(tmp_path: Path) -> None:
     assert "m1.tif" in found.why
     assert found.key == stands(file).key
     assert found.key.startswith("m1@")
+
+
+def test_status_and_verify_of_a_project_tell_of_its_inbox_too(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (done.parent / "arrivals/bad.tif").write_bytes(b"no picture")
+    assert main(["status", str(done)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^m1.tif, in the inbox\n.*\nconvert m1 +done .*\nsegment m1 +done .*\nreport +done ", said, re.M)
+    assert re.search(r"^bad.tif, in the inbox: .*not a readable TIFF", said, re.M)
+    prediction = done.parent / STORE / "unet3d@unet3d-1.ome.zarr"
+    assert main(["verify", str(done)]) == 0
+    assert re.search(rf"^{prediction}: all \d+ shards are whole", capsys.readouterr().out, re.M)
+    shard = next(file for file in prediction.glob("0/c/**/*") if file.is_file())
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert main(["verify", str(done)]) == 1
+    assert str(shard) in capsys.readouterr().out
+    assert main(["verify", str(done), "--repair"]) == 0
 
 
 def test_a_model_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
