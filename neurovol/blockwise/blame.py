@@ -11,6 +11,7 @@ from typing import Any
 from distributed import Client
 
 from neurovol.blockwise.marker import Marker, read_markers
+from neurovol.blockwise.reach import reaching
 
 TOO_LARGE = "worker-restart-memory"  # Dask's topic of workers that their nannies ended, at 95 % of their memory
 NEWS_S = 0.5  # that such news may come later than the death
@@ -24,7 +25,8 @@ class Blame:
         self.losses: Counter[int] = Counter()  # by a block that was not begun yet
         self._client, self._folder = client, markers
         self._used: dict[tuple[str, int], float] = {}  # bytes, by address and pid of a worker that used too many
-        client.subscribe_topic(TOO_LARGE, self._note)
+        with reaching():  # the scheduler may have gone since the last step
+            client.subscribe_topic(TOO_LARGE, self._note)
 
     def markers(self) -> list[Marker]:
         return read_markers(self._folder) if self._folder is not None else []

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 import dask
-from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed import Client, KilledWorker, Nanny, Scheduler, SpecCluster, wait
 from distributed.system import MEMORY_LIMIT
 
-from neurovol.blockwise.reach import ClusterLost, connect, reaching
+from neurovol.blockwise.reach import LOST, ClusterLost, Roll, connect, reaching
 from neurovol.blockwise.scheduler import OwnScheduler, not_waiting_for_the_dead
 from neurovol.clustersettings import ClusterSettings
 from neurovol.errors import Failure
 
 log = logging.getLogger(__name__)
 
+MOST_DEATHS = 3  # of workers that something is tried on before a step
+LOOK_S = 5.0
 MOST_LOSSES = 3  # of clusters in a row on which no block was done
 
 # Dask has workers give memory back at once; blocks then pay the first touch of fresh pages again and again,
@@ -182,10 +185,31 @@ def _connected(address: str) -> Iterator[Client]:
 
 
 def on_worker(client: Client, function: Callable[[], T]) -> T:
-    """What a function returns where blocks are computed; raises what it raises."""
-    with reaching():
-        result: T = client.submit(function, pure=False).result()
-    return result
+    """What a function returns where blocks are computed; raises what it raises.
+
+    Raises ClusterLost, and Failure where no worker comes or those that it is tried on die.
+    """
+    roll = Roll(client)
+    for _ in range(MOST_DEATHS):
+        with reaching():
+            future = client.submit(function, pure=False)
+            while not future.done():
+                roll.call()
+                with suppress(TimeoutError):
+                    wait(future, timeout=LOOK_S)
+            try:
+                result: T = future.result()
+            except KilledWorker:  # its job may just have ended
+                continue
+            return result
+    raise Failure(f"{MOST_DEATHS} workers died of a trial on one of them; see their logs, and run again to go on")
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What an error came of: Dask wraps it several times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 class Workers:
@@ -211,11 +235,10 @@ class Workers:
 
         `done` counts the blocks that are. Raises Failure after MOST_LOSSES clusters in a row on which none was done.
         """
-        client = self._opened(settings, step)
         losses, before = 0, -1
         while True:
             try:
-                work(client=client)
+                work(client=self._opened(settings, step))
                 return
             except ClusterLost as lost:
                 self._leave()
@@ -227,7 +250,6 @@ class Workers:
                         f"see to the cluster, and run again to go on"
                     ) from None
                 log.warning("%s: %s; going on with another cluster", step, lost)
-                client = self._opened(settings, step)
 
     def release_jobs(self) -> None:
         """Give jobs back to their queue, before hours in which they would idle; workers of this machine stay."""
@@ -238,7 +260,12 @@ class Workers:
         if self._client is None or settings != self._settings:
             self._leave()
             name = f"neurovol {step}".replace(" ", "-")  # of the first of the steps that they are for
-            self._client = self._stack.enter_context(open_client(settings, self._folder, name))
+            try:
+                self._client = self._stack.enter_context(open_client(settings, self._folder, name))
+            except (RuntimeError, OSError, *LOST) as error:  # what Dask raises where it cannot start them
+                if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise ClusterLost(f"workers could not be started: {_innermost(error)}") from error
             self._settings = settings
         return self._client
 

@@ -81,8 +81,10 @@ class Roll:
         """The threads of each worker, by address.
 
         Raises ClusterLost where the scheduler does not answer, Failure where nobody here starts workers and there has
-        been none for NO_WORKER_S. Jobs may wait in their queue for as long as that takes.
+        been none for NO_WORKER_S, or where jobs end before they join. In their queue they may wait as long as it takes.
         """
+        if self._client.status == "closed":  # Dask gave up, and would raise AttributeError
+            raise ClusterLost("the connection to the scheduler was lost")
         try:
             workers: dict[str, int] = self._client.nthreads(callback_timeout=SCHEDULER_S)
         except OSError as error:
@@ -91,6 +93,8 @@ class Roll:
         now = time.monotonic()
         if workers or self._client.cluster is not None:
             self._last_at = now
+        if not workers and (why := getattr(self._client.cluster, "stillborn", "")):
+            raise Failure(f"{why}; what is finished is kept: see to the jobs, and run again to go on")
         if now - self._last_at > NO_WORKER_S:
             address = self._client.scheduler_info(n_workers=0)["address"]
             raise Failure(

@@ -23,6 +23,7 @@ from neurovol.errors import Failure
 
 START_S = 120.0  # a few seconds on an idle machine
 END_S = 10.0
+CLOSE_S = 60.0  # that workers and scheduler may take to end when they are asked to
 
 
 class OwnScheduler:
@@ -55,7 +56,7 @@ class OwnScheduler:
         return self
 
     async def _start(self) -> None:
-        command = [sys.executable, "-m", "neurovol.blockwise.scheduler"]
+        command = [sys.executable, "-P", "-m", "neurovol.blockwise.scheduler"]  # no folder it is started in
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
         assert self._process.stdin is not None
@@ -66,6 +67,12 @@ class OwnScheduler:
             raise Failure("Dask's scheduler ended as it started; what it said is above")
         self.address = line.decode().strip()
         self._status = Status.running
+
+    def kill(self) -> None:
+        """End it without asking."""
+        self._status = Status.closed
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
 
     async def close(self) -> None:
         """End it; kill it where it does not end within END_S."""
@@ -87,8 +94,10 @@ def not_waiting_for_the_dead(cluster: Any) -> Iterator[None]:
     finally:
         cluster.shutdown_scheduler = cluster.scheduler.status == Status.running
         try:
-            cluster.close()
-        except OSError:  # it died just now, as it was asked about its workers; these are left to be closed
+            cluster.close(timeout=CLOSE_S)
+        except OSError:  # it died just now, or says nothing (TimeoutError): its workers are left to be closed
+            if isinstance(cluster.scheduler, OwnScheduler):
+                cluster.scheduler.kill()
             cluster.shutdown_scheduler = False
             cluster.status = Status.failed
             cluster.close()
