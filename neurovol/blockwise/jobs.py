@@ -20,9 +20,10 @@ from typing import Any
 from distributed import Client, Security
 
 from neurovol.blockwise.lifetime import UNTIL
+from neurovol.blockwise.reach import Roll
 from neurovol.blockwise.scheduler import OwnScheduler, not_waiting_for_the_dead
 from neurovol.clustersettings import ClusterSettings, JobSettings
-from neurovol.errors import Failure, UserError
+from neurovol.errors import UserError
 from neurovol.fields import walltime_s
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ ROLES = ("scheduler", "worker", "client")
 LOOK_S = 5.0  # between looks at the queue
 SAY_S = 60.0
 MOST_STILLBORN = 3  # jobs for each wanted one that may end before any worker has joined
+MOST_REFUSED = 8  # jobs for each wanted one that may be refused: over a quarter of an hour, as a queue may be away
+MOST_LOOK_S = 300.0, 60.0  # between looks at most, where jobs end or are refused: while no worker is there, or one is
 
 
 @contextmanager
@@ -129,6 +132,7 @@ def job_options(
         "worker_extra_args": ["--no-dashboard", "--lifetime", f"{life}s", "--lifetime-stagger", f"{stagger}s"],
         "job_extra_directives": [*directives[kind], *job.directives],
         "job_script_prologue": [
+            "export PYTHONSAFEPATH=1",  # a job may start in a folder of everybody's: nothing is imported from it
             *exports,
             f"export {UNTIL}=$(( $(date +%s) + {life + stagger} ))",
             *job.setup,
@@ -193,9 +197,12 @@ def _refuse_bad_job(kind: str, script: str) -> None:
         return
     asked = _asked(["sbatch", "--test-only"], script)
     if asked.returncode:
-        said = " ".join(line.removeprefix("sbatch: error: ") for line in asked.stderr.strip().splitlines())
         options = "; ".join(line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH"))
-        raise UserError(f"[cluster.job]: Slurm refuses such a job: {said} It was asked for: {options}")
+        raise UserError(f"[cluster.job]: Slurm refuses such a job: {_said(asked)} It was asked for: {options}")
+
+
+def _said(asked: subprocess.CompletedProcess[str]) -> str:
+    return " ".join(line.removeprefix("sbatch: error: ") for line in asked.stderr.strip().splitlines())
 
 
 def _asked(command: list[str], told: str = "") -> subprocess.CompletedProcess[str]:
@@ -215,6 +222,7 @@ class _Keeper:
     def __init__(self, cluster: Any, kind: str, count: int, logs: Path) -> None:
         self.cluster, self.kind, self.count, self.logs = cluster, kind, count, logs
         self.ended = 0  # jobs, since the start or since the last worker joined
+        self.refused = 0  # jobs, one after the other
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="neurovol jobs", daemon=True)
 
@@ -225,10 +233,8 @@ class _Keeper:
             self._thread.start()
         else:
             self.cluster.adapt(minimum=self.count, maximum=self.count)
-        said_at = 0.0
-        while not client.nthreads():
-            if self.ended >= MOST_STILLBORN * self.count:
-                raise Failure(f"{self.ended} jobs ended before a worker of theirs joined: {_last_words(self.logs)}")
+        said_at, roll = 0.0, Roll(client)
+        while not roll.call():
             if time.monotonic() - said_at > SAY_S:
                 said_at = time.monotonic()
                 log.info(
@@ -244,18 +250,44 @@ class _Keeper:
     def _keep(self) -> None:
         wait = LOOK_S
         while not self._stop.wait(wait):
-            held = {name: str(job.job_id) for name, job in list(self.cluster.workers.items()) if job.job_id}
-            listed = _listed()
-            gone = [] if listed is None else [name for name, job in held.items() if job not in listed]
-            joined = bool(self.cluster.scheduler_info["workers"])
-            self.ended = 0 if joined else self.ended + len(gone)
-            wait = LOOK_S if joined else min(LOOK_S * 2 ** (self.ended / self.count), 300.0)  # a queue is not flooded
-            if gone:
-                log.warning(
-                    "%d jobs ended (%s); as many are asked for anew", len(gone), ", ".join(held[n] for n in gone)
-                )
-            if gone or len(self.cluster.workers) < self.count:  # Dask forgets a job whose worker is lost for 15 s
-                self.cluster.loop.add_callback(self._replace, gone)
+            try:
+                wait = self._look()
+            except (UserError, OSError) as error:  # as where no process can be forked; the next look may do better
+                log.warning("the queue cannot be looked at: %s", error)
+
+    def _look(self) -> float:
+        """See which jobs ended, and ask for as many anew; seconds until the next look."""
+        jobs = dict(self.cluster.workers)
+        held = {name: str(job.job_id) for name, job in jobs.items() if job.job_id}
+        refused = [name for name in jobs if name not in held]  # as they were submitted; Dask never asks for them again
+        listed = _listed()
+        ended = [] if listed is None else [name for name, job in held.items() if job not in listed]
+        joined = bool(self.cluster.scheduler_info["workers"])
+        self.ended = 0 if joined else self.ended + len(ended)
+        self.refused = 0 if len(held) >= self.count else self.refused + len(refused)
+        self.cluster.stillborn = self._stillborn()
+        if ended:
+            named = ", ".join(held[name] for name in ended)
+            log.warning("%d jobs ended (%s); as many are asked for anew", len(ended), named)
+        if refused:
+            log.warning("%d jobs were refused (%s); as many are asked for anew", len(refused), self._refusal())
+        if ended or refused or len(jobs) < self.count:  # Dask forgets a job whose worker is lost for 15 s
+            self.cluster.loop.add_callback(self._replace, [*ended, *refused])
+        tries = (self.ended + self.refused) / self.count
+        return float(min(LOOK_S * 2**tries, MOST_LOOK_S[joined]))  # a queue is not flooded
+
+    def _stillborn(self) -> str:
+        """Why no worker will ever join; nothing as long as one may. See Roll."""
+        if self.ended >= MOST_STILLBORN * self.count:
+            return f"{self.ended} jobs ended before a worker of theirs joined: {_last_words(self.logs)}"
+        if self.refused >= MOST_REFUSED * self.count:
+            return f"{self.refused} jobs were refused: {self._refusal()}"
+        return ""
+
+    def _refusal(self) -> str:
+        """What the queue has against such a job; where it takes one just now, that."""
+        asked = _asked(["sbatch", "--test-only"], self.cluster.job_script())
+        return _said(asked) if asked.returncode else "the queue would take one now"
 
     async def _replace(self, gone: list[str]) -> None:
         for name in gone:

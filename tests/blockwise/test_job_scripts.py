@@ -41,6 +41,7 @@ def test_a_job_script_asks_for_what_is_set(kind: str) -> None:
         assert any(line == option or (line.startswith(f"{option} ") and name in line) for line in asked), option
     assert str(logs) in script
     own = [line for line in lines if line and not line.startswith("#")]
+    assert own.pop(0) == "export PYTHONSAFEPATH=1"
     assert own[:3] == ["export OMP_NUM_THREADS=8", "export NEUROVOL_UNTIL=$(( $(date +%s) + 95340 ))", JOB.setup[0]]
     assert own[3].startswith("nvidia-smi")
     worker = own[4]

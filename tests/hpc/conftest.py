@@ -23,6 +23,9 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     subprocess.run([HERE / "start-slurm.sh"], env=environment, check=True, stdout=subprocess.DEVNULL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        patch.setenv(
+            "PYTHONPATH", str(HERE.parents[1])
+        )  # jobs import the tests' own tasks, and nothing from where they start
         yield folder
         subprocess.run([HERE / "stop-slurm.sh"], env=environment, check=True)
 

@@ -1,6 +1,7 @@
 """Blocks computed by jobs of a real Slurm: what is lost is replaced, nothing is left over, and no one else gets in."""
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -139,6 +140,49 @@ def test_jobs_that_end_as_they_start_are_not_asked_for_for_ever(cluster: Cluster
     job = JobSettings(cores=1, memory_gb=1, interface="lo", setup=("echo no such module >&2", "exit 3"))
     wrong = cluster.model_copy(update={"job": job, "workers": 1})
     with pytest.raises(Failure, match=r"3 jobs ended before.*no such module"), open_client(wrong, tmp_path / "jobs"):
+        pass
+
+
+@pytest.fixture
+def refusing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """While this file is there, jobs are refused as they are submitted, as by a Slurm that is being started anew."""
+    file, bin_folder = tmp_path / "refusing", tmp_path / "bin"
+    bin_folder.mkdir()
+    sbatch = bin_folder / "sbatch"
+    says = f'echo "$@" | grep -q test-only && [ ! -e {file}.too ]'
+    sbatch.write_text(
+        f"#!/bin/sh\nif [ -e {file} ] && ! {{ {says}; }}; then echo sbatch: error: Socket timed out >&2; exit 1; fi\n"
+        f'exec {shutil.which("sbatch")} "$@"\n'
+    )
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", str(bin_folder), prepend=os.pathsep)
+    return file
+
+
+def test_jobs_that_are_refused_for_a_while_are_asked_for_again(
+    cluster: ClusterSettings, tmp_path: Path, refusing: Path
+) -> None:
+    refusing.touch()
+    threading.Timer(12.0, refusing.unlink).start()
+    with open_client(cluster, tmp_path / "jobs") as client:
+        wait_for(lambda: len(client.nthreads()) == 2, "both jobs")
+        assert len(jobs()) == 2
+        refusing.touch()
+        said("scancel", str(min(jobs())))
+        wait_for(lambda: len(client.nthreads()) == 1, "the job to end")
+        time.sleep(8)
+        refusing.unlink()
+        wait_for(lambda: len(client.nthreads()) == 2, "another job")
+
+
+def test_jobs_that_are_refused_for_good_are_not_waited_for(
+    cluster: ClusterSettings, tmp_path: Path, refusing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurovol.blockwise.jobs.MOST_REFUSED", 2)
+    refusing.touch()
+    threading.Timer(4.0, refusing.with_name("refusing.too").touch).start()
+    wanted = r"4 jobs were refused: Socket timed out"
+    with pytest.raises(Failure, match=wanted), open_client(cluster, tmp_path / "jobs"):
         pass
 
 
