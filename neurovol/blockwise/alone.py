@@ -19,11 +19,12 @@ class LargeWorker:
         self._client = client
         self._nanny: Nanny | None = None
         self._usual: int | None = None
+        self._begun = False  # with more memory
 
     @property
     def allowed_bytes(self) -> int | None:
         """What the worker may use; None where none is begun."""
-        return None if self._nanny is None else self._nanny.memory_manager.memory_limit
+        return self._nanny.memory_manager.memory_limit if self._nanny is not None and self._begun else None
 
     def begin(self) -> str | None:
         """Begin the worker afresh, with more memory; its address, None where there is none to be had."""
@@ -33,7 +34,9 @@ class LargeWorker:
             return None
         self._nanny = nannies[0]
         self._usual = self._nanny.memory_manager.memory_limit
-        return self._afresh(sum(nanny.memory_manager.memory_limit or 0 for nanny in nannies))
+        address = self._afresh(sum(nanny.memory_manager.memory_limit or 0 for nanny in nannies))
+        self._begun = address is not None
+        return address
 
     def end(self) -> None:
         """Begin it afresh as it was, if there is one."""

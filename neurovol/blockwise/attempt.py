@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -107,7 +108,8 @@ def _compute(task: BlockTask, order: Order, worker: Worker) -> list[Begun | list
     """Of each group what is on its way, or how it failed."""
     marker = Slot.of(order.markers, str(worker.address))
     begin = task.begin if isinstance(task, TogetherTask) else partial(_one_by_one, task)
-    return [_begun(begin, group, order, marker, worker) for group in order.groups]
+    with marker.held() if len(order.groups) > 1 else nullcontext():
+        return [_begun(begin, group, order, marker, worker) for group in order.groups]
 
 
 def _one_by_one(task: BlockTask, group: Group) -> Landing:

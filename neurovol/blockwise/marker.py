@@ -9,7 +9,8 @@ import json
 import os
 import socket
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,37 +40,53 @@ class Slot:
         self._stop = Path(folder, STOP) if folder else None
         self._about = f'"pid":{os.getpid()},"worker":{json.dumps(worker)}'
         self._count = 0
-        self._handle = -1
+        self._held = -1
         self._file = Path(folder, f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}")
-        with suppress(OSError):  # a marker serves to blame, and fails no block
-            self._handle = os.open(self._file, os.O_WRONLY | os.O_CREAT, 0o600) if folder else -1
 
     @classmethod
     def of(cls, folder: str, worker: str) -> Slot:
-        """This thread's, kept while its file is there: the next run of a step has a new folder of the same name."""
-        held: Slot | None = getattr(_mine, "slot", None)
-        if held is None or held.folder != folder or (folder and not held._file.exists()):
-            if held is not None:
-                held.close()
-            held = _mine.slot = cls(folder, worker)
-        return held
+        """This thread's."""
+        mine: Slot | None = getattr(_mine, "slot", None)
+        if mine is None or mine.folder != folder:
+            mine = _mine.slot = cls(folder, worker)
+        return mine
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the file open meanwhile, for many small blocks.
+
+        Never for longer: over NFS other machines see what was written once it is closed, and a file that is removed
+        while it is open stays, with its folder.
+        """
+        with suppress(OSError):
+            self._held = self._open()
+        try:
+            yield
+        finally:
+            if self._held >= 0:
+                os.close(self._held)
+            self._held = -1
 
     def write(self, token: str, block: int | None) -> None:
         """Tell that this thread is at a block, the first of those it computes together, or at none."""
-        if self._handle >= 0:
+        if self.folder:
             self._count += block is not None
             at = "null" if block is None else block
             record = f'{{"count":{self._count},"token":"{token}","block":{at},{self._about}}}'
-            with suppress(OSError):
-                os.pwrite(self._handle, record.encode().ljust(WIDTH), 0)
+            with suppress(OSError):  # a marker serves to blame, and fails no block
+                handle = self._held if self._held >= 0 else self._open()
+                try:
+                    os.pwrite(handle, record.encode().ljust(WIDTH), 0)
+                finally:
+                    if handle != self._held:
+                        os.close(handle)
 
     def asked_to_stop(self) -> bool:
         """Whether the driver wants no further block begun."""
         return self._stop is not None and self._stop.exists()
 
-    def close(self) -> None:
-        if self._handle >= 0:
-            os.close(self._handle)
+    def _open(self) -> int:
+        return os.open(self._file, os.O_WRONLY | os.O_CREAT, 0o600) if self.folder else -1
 
 
 def read_markers(folder: Path) -> list[Marker]:

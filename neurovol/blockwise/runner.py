@@ -93,7 +93,7 @@ def settled(
     block would fare better, and ClusterLost. `near` is a folder that workers on other machines see too: without it they
     cannot tell which block killed one of them.
     """
-    with tempfile.TemporaryDirectory(prefix=".neurovol-", dir=near) as markers:
+    with tempfile.TemporaryDirectory(prefix=".neurovol-", dir=near, ignore_cleanup_errors=True) as markers:
         submission = Submission(
             client, task, blocks, len(blocks), markers=Path(markers), retries=retries, together=together
         )
@@ -145,7 +145,7 @@ def _run(
     ledger, done = meter.ledger, meter.ledger.done
     markers = ledger.path.with_name(f"{ledger.path.name}.running")
     shutil.rmtree(markers, ignore_errors=True)  # of a driver that was killed
-    markers.mkdir()
+    markers.mkdir(exist_ok=True)
     submission = Submission(
         client,
         task,
@@ -158,19 +158,21 @@ def _run(
         look=meter.look,
         tally=meter.tally,
     )
+    stopped = False
     try:
         for result in submission:
             _record(ledger, result)
             meter.add(result)
     except BaseException as error:
-        if not isinstance(error, Exception):
+        stopped = not isinstance(error, Exception)
+        if stopped:
             log.warning("stopping: blocks under way have %.0f s to finish; once more leaves at once", GRACE_S)
             for result in submission.drain(GRACE_S):
                 _record(ledger, result)
                 meter.tally.ended(result)
         raise
     finally:
-        submission.close()
+        submission.close(stopped)
         ledger.sync()
         shutil.rmtree(markers, ignore_errors=True)
 

@@ -121,13 +121,14 @@ class Submission:
                 with suppress(TimeoutError, KilledWorker, *LOST):  # what died now is done again by the next run
                     yield from [r for r in ended.future.result(timeout=LOOK_S) if r.receipt is not None]
 
-    def close(self) -> None:
-        """Take back what is outstanding."""
+    def close(self, stopped: bool = False) -> None:
+        """Take back what is outstanding; a worker that has the memory of all stays so where the run was stopped."""
         if self.client.status == "running":
             with suppress(*LOST):
                 self.client.cancel([going.future for going in self.going.values()])
                 self.blame.close()
-                self.large.end()
+                if not stopped:
+                    self.large.end()
 
     def _at_most(self) -> int:
         return max(1, min(self.together, self.left // (TURNS * self.computing)))
