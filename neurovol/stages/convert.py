@@ -173,6 +173,7 @@ def _copy_image(
             name=view.name,
             retries=retries,
             report=report,
+            near=notes,
         )
         finish_volume(
             step.output,

@@ -36,12 +36,13 @@ def make_overview(
     name: str = "",
     retries: int = 2,
     report: Report = silent,
+    near: Path | None = None,
 ) -> dict[str, Any]:
     """Make the tissue mask and the preview that the settings ask for, of an image whose levels are all written.
 
     `constants` are the channels' (low, high) of normalisation, between which the preview shows them. Both are made
     from nothing each time, to the same bytes; what is not asked for is removed where an earlier conversion left it.
-    The result goes into the image's attributes.
+    The result goes into the image's attributes. `near`: see settled.
     """
     if not settings.tissue:
         remove_tissue(store)
@@ -56,7 +57,7 @@ def make_overview(
     say(0)
     attributes = {}
     if settings.tissue:
-        record = write_tissue(client, store, retries)
+        record = write_tissue(client, store, retries, near)
         attributes["tissue"] = {"level": record["level"], "share": record["share"]}
         say(1)
     if settings.preview:

@@ -92,10 +92,10 @@ class MaskTissue:
         return self.writer.write(block.write, self.mask.read(block.write))
 
 
-def write_tissue(client: Client, store: Path, retries: int) -> dict[str, Any]:
+def write_tissue(client: Client, store: Path, retries: int, near: Path | None = None) -> dict[str, Any]:
     """Mask an image whose levels are written, complete or not; what is recorded of the mask.
 
-    The labels are made from nothing each time, to the same bytes. Failure where a block cannot be.
+    The labels are made from nothing each time, to the same bytes. Failure where a block cannot be. `near`: see settled.
     """
     info = open_volume(store, allow_incomplete=True)
     level = tissue_level(info.shape, info.voxel_size_um, info.factors)
@@ -115,7 +115,7 @@ def write_tissue(client: Client, store: Path, retries: int) -> dict[str, Any]:
         factors=(),
     )
     task = MaskTissue(made, VolumeWriter(str(path)))
-    for result in settled(client, task, list(BlockGrid(shape, shard, shard)), retries):
+    for result in settled(client, task, list(BlockGrid(shape, shard, shard)), retries, near=near):
         if result.crc32c is None:
             raise Failure(
                 f"{path}: block {result.block.index} at z, y, x {result.block.write.pairs} of the tissue mask failed: "

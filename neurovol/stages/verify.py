@@ -28,6 +28,8 @@ from neurovol.volume.omezarr import VolumeInfo, VolumeReader, VolumeWriter, down
 from neurovol.volume.shardfile import checksum
 from neurovol.volume.source import Source, open_source
 
+RETRIES = 2  # what is damaged is so each time; a worker that dies, or a read that fails once, is no damage
+
 
 @dataclass(frozen=True)
 class Original:
@@ -136,7 +138,7 @@ def damages(client: Client, store: Path, original: Original | None = None, repor
     total, done, voxels, start = sum(map(len, shards)), 0, 0, time.monotonic()
     for level, (first, blocks) in enumerate(zip(firsts, shards, strict=False)):
         task = Check(VolumeReader(str(store), level), None if level else original)
-        for result in settled(client, task, blocks, retries=0):
+        for result in settled(client, task, blocks, RETRIES):
             done += 1
             voxels += result.block.write.size
             report(Progress(f"verify {store.name}", done, total, "shards", done, time.monotonic() - start, voxels))
@@ -181,7 +183,7 @@ def repair(client: Client, store: Path, damaged: Sequence[Damage], level_0: Bloc
     for level in sorted({d.level for d in damaged}):
         blocks = [d.block for d in damaged if d.level == level]
         task = level_0 if level == 0 and level_0 is not None else _from_below(store, level)
-        for result in settled(client, task, blocks, retries=0):
+        for result in settled(client, task, blocks, RETRIES):
             if result.error is not None:
                 raise Failure(f"{store}: level {level} could not be repaired: {result.last_line}")
 

@@ -11,6 +11,7 @@ import pytest
 from distributed import Client
 
 from neurovol.blockwise.attempt import Landing
+from neurovol.blockwise.hang import TimeLimit
 from neurovol.blockwise.ledger import Header, Ledger, read_ledger
 from neurovol.blockwise.runner import Meter, run_blocks
 from neurovol.errors import DiskFull, Failure, UserError
@@ -158,7 +159,8 @@ def test_progress_is_said_while_no_block_ends(client: Client, tmp_path: Path) ->
     said: list[Progress] = []
     grid = BlockGrid((1, 1, 1), (1, 1, 1), (1, 1, 1))
     with Ledger(tmp_path / "l.jsonl", Header("doze", {}, len(grid))) as ledger:
-        run_blocks(client, Doze(), list(grid), Meter(ledger, said.append))
+        looking = TimeLimit(least_s=50.0)  # each second
+        run_blocks(client, Doze(), list(grid), Meter(ledger, said.append), limit=looking)
     assert [p for p in said if p.done == 0 and p.workers]
 
 

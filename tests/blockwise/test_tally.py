@@ -59,7 +59,7 @@ def test_the_log_tells_what_became_of_each_block(
     ]
     assert sum("block 5 failed" in line or "block 5 set aside" in line for line in said) == 2
     assert any(re.fullmatch(r"block 7 begun by tcp://\S+ \(process \d+\)", line) for line in said)
-    assert any(re.fullmatch(r"block 7 done in 6\.\d+ s, attempt 1 by tcp://\S+", line) for line in said)
+    assert any(re.fullmatch(r"block 7 done in \d+\.\d+ s, attempt 1 by tcp://\S+", line) for line in said)
     assert any(re.fullmatch(r"block 3 skipped at attempt 1 by tcp://\S+: no tissue", line) for line in said)
     assert sum(" done in " in line for line in said) == 10
 
