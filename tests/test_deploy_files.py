@@ -1,5 +1,6 @@
 """Scripts of deploy/ that no test runs whole: their shell parses, and what they name is there."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -10,6 +11,25 @@ ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 DEFINITION = DEPLOY / "apptainer.def"
 SECTION = re.compile(r"^%(\w+)\n(.*?)(?=^%|\Z)", re.MULTILINE | re.DOTALL)
+
+JOBS = {  # what each is given
+    "driver.sbatch": ("project.toml",),
+    "flow-run.sbatch": (),
+    "worker.sbatch": ("neurovol-slurm",),
+}
+
+
+def run_job(name: str, folder: Path, python: str) -> subprocess.CompletedProcess[str]:
+    """A job's script, put into a folder, as bash runs it on a node."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PREFECT_"))}
+    told = {
+        "NEUROVOL_PYTHON": python,
+        "PREFECT__FLOW_RUN_ID": "e0a3f6a2-7c4d-4c8e-9a68-1f5b0f3d2c11",
+        "PREFECT_API_URL": "http://127.0.0.1:9/api",
+        "TMPDIR": str(folder.parent),
+    }
+    command = ["bash", str(DEPLOY / "slurm" / name), *JOBS[name]]
+    return subprocess.run(command, cwd=folder, env=kept | told, capture_output=True, text=True, timeout=60, check=False)
 
 
 def check_shell(script: str) -> None:
@@ -26,6 +46,14 @@ def test_a_job_script_parses_and_asks_for_time_memory_and_a_warning(file: Path) 
         assert re.search(rf"^#SBATCH {option}", script, re.MULTILINE), option
 
 
+@pytest.mark.parametrize("name", JOBS)
+def test_python_may_be_a_command_of_several_words(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    done = run_job(name, folder, "printf %s, of several words")
+    assert re.match(r"of,several,words,-m,(prefect,|neurovol\.cli,run,project\.toml,)", done.stdout)
+
+
 def test_the_image_copies_what_there_is_and_installs_what_can_be_asked_for() -> None:
     text = DEFINITION.read_text(encoding="utf-8")
     sections = dict(SECTION.findall(text))
@@ -33,7 +61,10 @@ def test_the_image_copies_what_there_is_and_installs_what_can_be_asked_for() -> 
     assert set(sections) == {"files", "post", "environment", "runscript", "test", "labels"}
     for name in ("post", "environment", "runscript", "test"):
         check_shell(sections[name])
-    copied = {source for line in sections["files"].split("\n") for source in line.split()[:-1]}
+    # of a line Apptainer takes one source and one destination, and ignores further words (pkg/build/types/parser)
+    lines = [line.split() for line in sections["files"].strip().split("\n")]
+    assert all(len(words) == 2 and words[1] == "/opt/neurovol/" for words in lines)
+    copied = {source for source, _ in lines}
     assert copied == {"pyproject.toml", "README.md", "LICENSE", "neurovol", "flows", "deploy"}
     assert all((ROOT / source).exists() for source in copied)
     extras = re.search(r"neurovol\[(.+?)\]", sections["post"])
