@@ -1,8 +1,10 @@
 """Scripts of deploy/ that no test runs whole: their shell parses, and what they name is there."""
 
+import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,10 @@ JOBS = {  # what each is given
     "flow-run.sbatch": (),
     "worker.sbatch": ("neurovol-slurm",),
 }
+LOOK = """
+import json, os, stat, sys
+print(json.dumps({"mode": stat.S_IMODE(os.stat(".").st_mode), "there": os.listdir(), "told": sys.argv[1:]}))
+"""
 
 
 def run_job(name: str, folder: Path, python: str) -> subprocess.CompletedProcess[str]:
@@ -52,6 +58,34 @@ def test_python_may_be_a_command_of_several_words(name: str, tmp_path: Path) -> 
     folder.mkdir()
     done = run_job(name, folder, "printf %s, of several words")
     assert re.match(r"of,several,words,-m,(prefect,|neurovol\.cli,run,project\.toml,)", done.stdout)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_runs_nothing_of_the_folder_it_is_put_into(name: str, tmp_path: Path) -> None:
+    """Without site packages (-S) the only modules to be found are those that somebody planted."""
+    folder = tmp_path / "planted"
+    for module in ("prefect/__main__.py", "neurovol/cli.py"):
+        (folder / module).parent.mkdir(parents=True)
+        (folder / module).write_text("print('planted')\n", encoding="utf-8")
+    done = run_job(name, folder, f"{sys.executable} -S")
+    assert "planted" not in done.stdout
+    assert re.search(r"No module named '?(prefect|neurovol)", done.stderr)
+
+
+@pytest.mark.parametrize("name", ["flow-run.sbatch", "worker.sbatch"])
+def test_prefect_is_started_where_nobody_else_can_write(name: str, tmp_path: Path) -> None:
+    """It reads settings there; a flow's driver also copies what is there, and imports from the copy first."""
+    folder = tmp_path / "of anybody"
+    folder.mkdir()
+    folder.chmod(0o777)
+    (folder / "prefect.toml").touch()
+    (tmp_path / "look.py").write_text(LOOK, encoding="utf-8")
+    done = run_job(name, folder, f"env LOOKED=1 {sys.executable} {tmp_path / 'look.py'}")
+    seen = json.loads(done.stdout)
+    assert seen["told"][:2] == ["-m", "prefect"]
+    assert seen["mode"] & 0o022 == 0
+    if name == "flow-run.sbatch":
+        assert seen["there"] == []
 
 
 def test_the_image_copies_what_there_is_and_installs_what_can_be_asked_for() -> None:
