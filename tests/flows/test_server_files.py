@@ -3,9 +3,12 @@
 import re
 from pathlib import Path
 
+import httpx
 import prefect.settings
 import pytest
 import yaml
+
+from tests.doctor.prefects import prefect_server
 
 SERVER = Path(__file__).parents[2] / "deploy" / "server"
 COMPOSE = yaml.safe_load((SERVER / "compose.yaml").read_text(encoding="utf-8"))
@@ -46,3 +49,18 @@ def test_the_example_of_secrets_holds_none() -> None:
     for line in (SERVER / "env.example").read_text(encoding="utf-8").splitlines():
         if re.match(r"\w*(PASSWORD|AUTH)\w*=", line):
             assert line.endswith("="), line
+
+
+def test_units_and_their_environment_set_whatever_containers_do() -> None:
+    files = [(SERVER / name).read_text(encoding="utf-8") for name in ("prefect-server.service", "env.example")]
+    missing = [name for name in COMPOSE["services"]["prefect"]["environment"] if f"{name}=" not in "".join(files)]
+    assert missing == []
+
+
+def test_browsers_are_sent_to_the_public_address(tmp_path: Path) -> None:
+    """With the addresses that env.example has for systemd: without, the server names the one it listens on."""
+    example = (SERVER / "env.example").read_text(encoding="utf-8")
+    named = dict(re.findall(r"^# (PREFECT_(?:SERVER_UI_API|UI)_URL)=(\S+)$", example, re.MULTILINE))
+    with prefect_server(tmp_path, **named) as api:
+        told = httpx.get(api.removesuffix("api") + "ui-settings", follow_redirects=True).json()
+    assert told["api_url"] == "https://prefect.lab.example/api"
