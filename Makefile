@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Prefect's database of the demo, so that `make ui` can show its runs again
-export PREFECT_HOME ?= $(CURDIR)/.prefect
+# Prefect's database of the demo, so that `make ui` can show its runs again; `make deploy` heeds its user's own profile
+demo ui test: export PREFECT_HOME ?= $(CURDIR)/.prefect
 
 .PHONY: demo ui deploy test check clean
 
@@ -24,8 +24,10 @@ demo: $(VENV)/installed    ## three phantom samples through every stage, with re
 ui: $(VENV)/installed      ## the Prefect UI over the demo's runs, until Ctrl-C
 	$(BIN)/python -m flows.local
 
+# An environment that pip made (deploy/README.md), shared and perhaps another's, is used as it is
+READY := $(if $(wildcard $(BIN)/neurovol),$(wildcard $(VENV)/installed),$(VENV)/installed)
 deploy: SITE = deploy/sites/local.yaml
-deploy: $(VENV)/installed  ## PROJECT=file.toml [SITE=file.yaml] [OPTIONS="--webhook URL"]: to the server PREFECT_API_URL names
+deploy: $(READY)           ## PROJECT=file.toml [SITE=file.yaml] [OPTIONS="--webhook URL"]: to the server PREFECT_API_URL names
 	@test -n "$(PROJECT)" || { echo "neurovol: make deploy PROJECT=project.toml [SITE=deploy/sites/slurm.yaml] [OPTIONS=...]"; exit 2; }
 	$(BIN)/python -m flows.deploy "$(PROJECT)" --site "$(SITE)" $(OPTIONS)
 

@@ -88,6 +88,18 @@ def test_prefect_is_started_where_nobody_else_can_write(name: str, tmp_path: Pat
         assert seen["there"] == []
 
 
+def test_make_deploy_takes_what_pip_installed_and_the_users_own_profile(tmp_path: Path) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    (tmp_path / "bin" / "neurovol").touch()
+    python.write_text('#!/bin/sh\necho "$PREFECT_HOME: $*"\n', encoding="utf-8")
+    python.chmod(0o755)
+    kept = {key: value for key, value in os.environ.items() if key != "PREFECT_HOME" and not key.startswith("MAKE")}
+    command = ["make", "--silent", "deploy", f"VENV={tmp_path}", "PROJECT=project.toml"]
+    done = subprocess.run(command, cwd=ROOT, env=kept, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == ": -m flows.deploy project.toml --site deploy/sites/local.yaml\n", done.stderr
+
+
 def test_the_image_copies_what_there_is_and_installs_what_can_be_asked_for() -> None:
     text = DEFINITION.read_text(encoding="utf-8")
     sections = dict(SECTION.findall(text))
