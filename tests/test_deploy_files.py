@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +89,32 @@ def test_prefect_is_started_where_nobody_else_can_write(name: str, tmp_path: Pat
     assert seen["mode"] & 0o022 == 0
     if name == "flow-run.sbatch":
         assert seen["there"] == []
+
+
+def test_a_worker_that_stops_waits_for_its_processes_but_not_for_sbatch(tmp_path: Path) -> None:
+    unit = (DEPLOY / "server" / "neurovol-worker.service").read_text(encoding="utf-8")
+    *_, waits = re.findall(r"^ExecStop=(.*)$", unit, re.MULTILINE)
+    sleep = shutil.which("sleep")
+    assert sleep is not None
+    (tmp_path / "sbatch").symlink_to(sleep)
+    worker = subprocess.Popen(
+        ["bash", "-c", f"{tmp_path}/sbatch 60 & sleep 60 & echo $!; wait"],
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert worker.stdout is not None
+    flow = int(worker.stdout.readline())
+    command = shlex.split(waits.replace("sleep 2", "sleep 0.1"))
+    stop = subprocess.Popen(command, env=os.environ | {"MAINPID": str(worker.pid)})
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            stop.wait(1)
+        os.kill(flow, signal.SIGTERM)
+        assert stop.wait(10) == 0
+        assert worker.poll() is None  # its sbatch is still there
+    finally:
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.communicate()
+        stop.wait(10)
 
 
 def test_make_deploy_takes_what_pip_installed_and_the_users_own_profile(tmp_path: Path) -> None:
