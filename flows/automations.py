@@ -14,7 +14,15 @@ from prefect.events.schemas.events import ResourceSpecification
 from flows.site import HEARTBEAT_S
 from flows.stage import PART_TAG, TAG
 
-ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled")}
+
+def _events(*states: str) -> set[str]:
+    """What the server says as a run comes into one of these states, which it calls by their names, not their types."""
+    return {f"prefect.flow-run.{state}" for state in states}
+
+
+ENDED = _events("Completed", "Failed", "Crashed", "Cancelled")
+# Without a process that could beat, or with one that sleeps until it tries again: after a failure, or a walltime's end.
+WAITS = _events("AwaitingRetry", "Pending", "Submitting")
 
 
 def trigger_on(tags: list[str], **rule: object) -> EventTrigger:
@@ -30,24 +38,28 @@ def trigger_on(tags: list[str], **rule: object) -> EventTrigger:
     )
 
 
-def zombies() -> AutomationCore:
-    """Ends runs, and stages within them, from which three heartbeats in a row are missing: their process is gone."""
-    beat = "prefect.flow-run.heartbeat"
+def zombies(within: timedelta = timedelta(seconds=3 * HEARTBEAT_S)) -> AutomationCore:
+    """Ends runs, and stages within them, from which three heartbeats in a row are missing: their process is gone.
+
+    A run that waits in a queue is not expected to beat, unless its old process still did after the new one was asked
+    for, which takes it seconds to leave.
+    """
+    beat, s = "prefect.flow-run.heartbeat", within.total_seconds()
     return AutomationCore(
         name="neurovol: end runs whose process is gone",
         description="A run that is killed, or whose machine is lost, cannot say so; the inbox then tries it again",
         trigger=trigger_on(
             [TAG, PART_TAG],
             after={beat},
-            expect={beat, *ENDED},
+            expect={beat, *WAITS, *ENDED},
             posture=Posture.Proactive,
-            within=timedelta(seconds=3 * HEARTBEAT_S),
+            within=within,
         ),
         actions=[
             ChangeFlowRunState(
                 state=StateType.CRASHED,
                 name="Crashed",
-                message=f"no heartbeat for {3 * HEARTBEAT_S} s: its process was killed, or its machine is lost",
+                message=f"no heartbeat for {s:g} s: its process was killed, or its machine is lost",
             )
         ],
     )

@@ -3,17 +3,24 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from prefect.events.schemas.automations import AutomationCore
 
+from flows.automations import zombies
 from tests.arriving import write_project
 from tests.flows.served import Served
 from tests.free import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+SHORT = timedelta(seconds=10)  # in place of minutes and days; the least that a server takes
 HOOK = "http://127.0.0.1:9/told"
 FLOWS = {"inbox", "sample", "project", "convert", "pseudolabel", "train", "segment", "evaluate"}
 
@@ -133,3 +140,47 @@ def test_without_a_server_the_variable_is_named(tmp_path: Path) -> None:
     env = {k: v for k, v in served.environment.items() if k != "PREFECT_API_URL"}
     unset = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert (unset.returncode, "PREFECT_API_URL is not set" in unset.stderr) == (2, True)
+
+
+@contextmanager
+def automation(served: Served, wanted: AutomationCore) -> Iterator[None]:
+    """An automation on the server beside those that are deployed, under a name of its own."""
+    made = served.call("automations/", wanted.model_copy(update={"name": "of a test"}).model_dump(mode="json"))
+    try:
+        yield
+    finally:
+        served.call(f"automations/{made['id']}", method="DELETE")
+
+
+def went(served: Served, *states: str) -> str:
+    """A run, by its id, that came into these states one after another; "beat" stands for a heartbeat."""
+    run = served.start_run("sample/lab", sample="m1")
+    for state in states:
+        if state == "beat":
+            tag = {"prefect.resource.id": "prefect.tag.neurovol", "prefect.resource.role": "tag"}
+            now = datetime.now(UTC).isoformat()
+            said = {"event": "prefect.flow-run.heartbeat", "occurred": now, "id": str(uuid4()), "related": [tag]}
+            served.call("events", [said | {"resource": {"prefect.resource.id": f"prefect.flow-run.{run}"}}])
+        else:
+            kind = "SCHEDULED" if state == "AwaitingRetry" else state.upper()
+            served.call(f"flow_runs/{run}/set_state", {"state": {"type": kind, "name": state}})
+        time.sleep(0.5)  # a server on SQLite drops an event whose transaction meets another
+    return run
+
+
+def state_of(served: Served, run: str) -> str:
+    return str(served.call(f"flow_runs/{run}", method="GET")["state"]["name"])
+
+
+def test_a_run_that_waits_is_not_expected_to_beat_and_one_that_fell_silent_is_ended(
+    deployed: tuple[Served, Path],
+) -> None:
+    served, _ = deployed
+    with automation(served, zombies(SHORT)):
+        walltime = went(served, "Pending", "Running", "beat", "AwaitingRetry")
+        queued = went(served, "Pending", "Running", "beat", "AwaitingRetry", "Pending")
+        on = went(served, "Pending", "Running", "beat", "AwaitingRetry", "Pending", "Running", "beat")
+        silent = went(served, "Pending", "Running", "beat")
+        for run in (silent, on):
+            assert "no heartbeat for 10 s" in served.ended(run, 30)["state"]["message"]
+        assert (state_of(served, walltime), state_of(served, queued)) == ("AwaitingRetry", "Pending")
