@@ -17,7 +17,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import google_crc32c
 
@@ -30,6 +30,8 @@ Json = Any  # what json.dumps accepts
 # is killed loses nothing, as every row goes to the system at once.
 SYNC_ROWS = 1024
 SYNC_SECONDS = 1.0
+
+LOCK_SECONDS = 1.0  # for so long a driver tries: who asks `is_written` holds the lock for an instant
 
 
 def canonical(value: Json) -> str:
@@ -165,6 +167,43 @@ def read_ledger(path: Path) -> Record | None:
     return None if header is None else Record(header, rows, finished, valid)
 
 
+def is_written(path: Path) -> bool:
+    """Whether a driver has the ledger at `path` open just now."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _locked(path: Path) -> BinaryIO:
+    """The file at `path`, to be written by no one else; a UserError where another driver keeps it."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        file = path.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _lies_at(path, file):
+                return file
+        except BlockingIOError:
+            pass
+        file.close()
+        if time.monotonic() > deadline:
+            raise UserError(f"{path}: another run is writing this step; wait for it, or stop it first")
+        time.sleep(0.02)
+
+
+def _lies_at(path: Path, file: BinaryIO) -> bool:
+    """Whether an open file is still the one at `path`: who had it before may have put it elsewhere as it was done."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
 class Ledger:
     """A ledger open for writing by one driver; a second one is refused.
 
@@ -174,8 +213,7 @@ class Ledger:
     def __init__(self, path: Path, header: Header) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = path.open("ab")
-        self._lock()
+        self._file = _locked(path)
         record = read_ledger(path)
         if record is not None and record.header.inputs != header.inputs:
             self._file.close()
@@ -193,13 +231,6 @@ class Ledger:
             self._write({"header": vars(header)})
             self.sync()
             _sync_folder(path.parent)
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise UserError(f"{self.path}: another run is writing this step; wait for it, or stop it first") from None
 
     def __enter__(self) -> Ledger:
         return self

@@ -1,12 +1,15 @@
 """The ledger is the truth: checksummed, resumable, never mixed."""
 
+import fcntl
+import threading
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurovol.blockwise.ledger import Header, Ledger, differences, read_ledger
+from neurovol.blockwise.ledger import Header, Ledger, differences, is_written, read_ledger
 from neurovol.errors import Failure, UserError
 
 HEADER = Header("convert slab-07", {"convert.chunk": [1, 2, 3]}, total=7, chosen={"precision": "bf16"})
@@ -84,6 +87,39 @@ def test_two_drivers_cannot_write_one_ledger(tmp_path: Path) -> None:
         pytest.raises(UserError, match="another run is writing"),
     ):
         Ledger(tmp_path / "l.jsonl", HEADER)
+
+
+def test_a_ledger_is_written_while_a_driver_has_it_open_and_only_then(tmp_path: Path) -> None:
+    path = tmp_path / "l.jsonl"
+    assert not is_written(path)
+    with Ledger(path, HEADER):
+        assert is_written(path)
+    assert not is_written(path)
+
+
+def test_a_driver_waits_for_whoever_looks_and_for_one_that_ends_just_then(tmp_path: Path) -> None:
+    filled(tmp_path / "l.jsonl", 3)
+    with (tmp_path / "l.jsonl").open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.2, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
+        with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:
+            assert ledger.done == {0, 1, 2}
+
+
+def test_a_ledger_that_is_put_elsewhere_meanwhile_is_not_written_there(tmp_path: Path) -> None:
+    beside, path = tmp_path / "l.jsonl.redo", tmp_path / "l.jsonl"
+    whole = filled(beside, 3)
+
+    def end(first: BinaryIO) -> None:
+        beside.rename(path)
+        first.close()
+
+    first = beside.open("ab")
+    fcntl.flock(first, fcntl.LOCK_EX)
+    threading.Timer(0.2, end, (first,)).start()
+    with Ledger(beside, HEADER) as ledger:
+        assert not ledger.done
+    assert path.read_bytes() == whole
 
 
 def test_the_finish_mark_is_read_back(tmp_path: Path) -> None:
