@@ -15,7 +15,7 @@ from flows.attempts import FLOW, MOST_ATTEMPTS, is_under_way, next_attempt, stat
 from flows.sample import sample
 from neurovol.project import Project, open_project
 from neurovol.stages.arrivals import Arrival, look
-from neurovol.stages.inbox import inbox_folder, inbox_of, standing
+from neurovol.stages.inbox import inbox_folder, inbox_of, is_being_written, standing
 
 DONE = "done"
 
@@ -56,6 +56,8 @@ def _handled(project: Project, arrival: Arrival) -> str:
         return f"left alone: it changed after it was done; {way_out}. {stands.why}"
     if is_under_way(project.file, arrival.name):
         return "is being done"
+    if is_being_written(project, arrival):
+        return "is being done, by a run that the server has lost sight of, or without one"
     attempt = next_attempt(states_of(stands.key))
     if isinstance(attempt, str):
         return attempt

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neurovol.blockwise.ledger import is_written
 from neurovol.errors import UserError
 from neurovol.project import Project, State, stale_text, state_of
 from neurovol.samplesettings import InboxSettings
@@ -117,6 +118,15 @@ class Standing:
     kind: str
     key: str  # of what is to be done with it: the source's content, the model, and settings that matter
     why: str = ""
+
+
+def is_being_written(project: Project, arrival: Arrival) -> bool:
+    """Whether any step of an arrival is being done just now, whatever a server says of its run.
+
+    A run that waits for a slot of a limit, or has workers start for its first block, writes no ledger.
+    """
+    ledgers = project.sample_folder(arrival.name) / "ledgers"
+    return any(is_written(ledger) for ledger in ledgers.glob("*.jsonl*"))
 
 
 def standing(project: Project, arrival: Arrival) -> Standing:

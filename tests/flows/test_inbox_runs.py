@@ -4,7 +4,10 @@ The first sample is done in two attempts, the second cannot be read and is given
 """
 
 import json
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from neurovol.blockwise.ledger import Header, Ledger
 from tests.arriving import arrive, write_project
 from tests.flows.served import Served, eventually, kill_all, worker
 from tests.free import free_port
@@ -40,6 +44,12 @@ class Night:
         assert self.served.ended(run)["state_type"] == "COMPLETED"
         tables = self.served.call("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
         self.said.append({row["arrived"]: row["what of it"] for t in tables for row in json.loads(t["data"])})
+
+    def look_here(self) -> None:
+        """One run of the inbox in a process of its own, without a worker; what it starts waits for one."""
+        command = [sys.executable, "-c", f"from flows.inbox import inbox; inbox({str(self.file)!r})"]
+        subprocess.run(command, env=self.served.environment, check=True, capture_output=True, timeout=120)
+        self.looked(self.served.runs("inbox")[-1]["id"])
 
     def attempts(self, sample: str) -> list[dict[str, Any]]:
         return [run for run in self.served.runs("sample") if run["parameters"]["sample"] == sample]
@@ -160,3 +170,37 @@ def test_people_are_told_of_each_run_that_failed_or_crashed(night: Night) -> Non
 def test_no_slot_is_left_taken(night: Night) -> None:
     limits = night.served.call("v2/concurrency_limits/filter", {})
     assert {limit["name"]: limit["active_slots"] for limit in limits} == {"conversions@local": 0, "trainings@local": 0}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Night, Night]]:
+    """A project, and a trial of it with a store of its own, which is fed from the same drop folder; no worker."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "lab").mkdir()
+    (folder / "trial").mkdir()
+    lab = write_project(folder / "lab")
+    trial = write_project(
+        folder / "trial",
+        ('name = "lab"', 'name = "trial"'),
+        ('folder = "arrivals"', 'folder = "../lab/arrivals"'),
+        ('model = "unet3d-1"', 'model = "stores/lab/models/unet3d-1"'),
+    )
+    arrive(lab)
+    served = Served(folder / "prefect", free_port())
+    served.start()
+    try:
+        for file in (lab, trial):
+            deployed = served.deploy(file)
+            assert deployed.returncode == 0, deployed.stderr
+        time.sleep(1)  # the drop folder's settle_s
+        yield Night(served, lab), Night(served, trial)
+    finally:
+        served.stop()
+
+
+def test_what_a_driver_is_writing_is_not_started_though_the_server_knows_of_no_run(two: tuple[Night, Night]) -> None:
+    lab, _ = two
+    with Ledger(lab.file.parent / "stores/lab/samples/m1/ledgers/report.jsonl", Header("report", {}, 1)):
+        lab.look_here()
+    assert lab.said[-1]["m1.tif"].startswith("is being done, by a run that the server has lost sight of")
+    assert not lab.attempts("m1")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from neurovol.blockwise.ledger import Header, Ledger
 from neurovol.cli import main
 from neurovol.errors import UserError
 from neurovol.project import Project, open_project, state_of
 from neurovol.stages.arrivals import Arrival, arrivals
-from neurovol.stages.inbox import Standing, standing, steps_with
+from neurovol.stages.inbox import Standing, is_being_written, standing, steps_with
 from tests.arriving import arrive, write_model, write_project
 from tests.tiny import contents
 
@@ -87,6 +88,16 @@ def test_what_cannot_be_read_says_why_and_keeps_its_key(tmp_path: Path) -> None:
     assert "m1.tif" in found.why
     assert found.key == stands(file).key
     assert found.key.startswith("m1@")
+
+
+def test_it_is_being_written_while_a_driver_has_a_ledger_of_it_open(done: Path) -> None:
+    project, arrival = opened(done)
+    assert not is_being_written(project, arrival)
+    step = steps_with(project, "m1").segment("m1")
+    for ledger in (step.ledger, step.beside.ledger):
+        with Ledger(ledger, Header(step.name, step.inputs, 1)):
+            assert is_being_written(project, arrival)
+    assert not is_being_written(project, arrival)
 
 
 def test_status_and_verify_of_a_project_tell_of_its_inbox_too(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
