@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurovol.blockwise.ledger import is_written
+from neurovol.blockwise.ledger import fingerprint, is_written
 from neurovol.errors import UserError
 from neurovol.project import Project, State, stale_text, state_of
 from neurovol.samplesettings import InboxSettings
@@ -116,7 +116,7 @@ class Standing:
     """How far an arrival is: "done", "stale" with what changed, "unreadable" with why, or else "to do"."""
 
     kind: str
-    key: str  # of what is to be done with it: the source's content, the model, and settings that matter
+    key: str  # of what is to be done with it: store, the source's content, the model, and settings that matter
     why: str = ""
 
 
@@ -135,9 +135,9 @@ def standing(project: Project, arrival: Arrival) -> Standing:
     try:
         steps = Steps(arrived(project, arrival))
         every = actions(steps)
-        key = _key(arrival.name, steps.segment(arrival.name).fingerprint)
+        key = _key(project, arrival, steps.segment(arrival.name).fingerprint)
     except UserError as error:  # no source at all; its run will say so where people look
-        return Standing("unreadable", _key(arrival.name, _digest(arrival, model)), str(error))
+        return Standing("unreadable", _key(project, arrival, _digest(arrival, model)), str(error))
     states = [(action, state_of(action.step)) for action in every]
     if any(state.kind == "stale" for action, state in states if action.step.stage != "report"):
         return Standing("stale", key, _stale(states))
@@ -149,8 +149,10 @@ def _stale(states: list[tuple[Action, State]]) -> str:
     return stale_text([(a.step, s) for a, s in states if s.kind == "stale" and a.step.stage != "report"])
 
 
-def _key(name: str, fingerprint: str) -> str:
-    return f"{name}@{fingerprint[:16]}"
+def _key(project: Project, arrival: Arrival, identity: str) -> str:
+    """Says where results go as well: projects of one server may share a drop folder, and one name in two stores."""
+    digest = fingerprint([str(project.folder.resolve()), identity])
+    return f"{project.settings.name}/{arrival.name}@{digest}"
 
 
 def _digest(arrival: Arrival, model: Path) -> str:

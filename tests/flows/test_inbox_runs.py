@@ -204,3 +204,13 @@ def test_what_a_driver_is_writing_is_not_started_though_the_server_knows_of_no_r
         lab.look_here()
     assert lab.said[-1]["m1.tif"].startswith("is being done, by a run that the server has lost sight of")
     assert not lab.attempts("m1")
+
+
+def test_each_of_two_projects_that_share_a_drop_folder_starts_its_run(two: tuple[Night, Night]) -> None:
+    for night in two:
+        night.look_here()
+        assert night.said[-1]["m1.tif"] == "started, attempt 1 of 3"
+    runs = two[0].attempts("m1")
+    assert [run["parameters"]["project_file"] for run in runs] == [str(night.file) for night in two]
+    two[0].look_here()
+    assert two[0].said[-1]["m1.tif"] == "is being done"

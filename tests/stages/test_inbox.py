@@ -87,7 +87,7 @@ def test_what_cannot_be_read_says_why_and_keeps_its_key(tmp_path: Path) -> None:
     assert found.kind == "unreadable"
     assert "m1.tif" in found.why
     assert found.key == stands(file).key
-    assert found.key.startswith("m1@")
+    assert found.key.startswith("lab/m1@")
 
 
 def test_it_is_being_written_while_a_driver_has_a_ledger_of_it_open(done: Path) -> None:
@@ -98,6 +98,15 @@ def test_it_is_being_written_while_a_driver_has_a_ledger_of_it_open(done: Path) 
         with Ledger(ledger, Header(step.name, step.inputs, 1)):
             assert is_being_written(project, arrival)
     assert not is_being_written(project, arrival)
+
+
+def test_a_store_of_its_own_makes_another_key(done: Path) -> None:
+    before = stands(done)
+    shutil.copytree(done.parent / "stores", done.parent / "trial")
+    done.write_text(done.read_text().replace('name = "lab"', 'name = "lab"\nstore = "trial"'))
+    again = stands(done)
+    assert again.kind == "done"
+    assert again.key != before.key
 
 
 def test_status_and_verify_of_a_project_tell_of_its_inbox_too(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
