@@ -10,12 +10,14 @@ from typing import Any
 from neurovol.clustersettings import ClusterSettings
 from neurovol.doctor.api import Api, prefect_settings
 from neurovol.doctor.finding import Finding, examined
+from neurovol.doctor.inbox import check_arrivals, check_folder, check_model
 from neurovol.doctor.project import check_sources, check_start, opened
 from neurovol.doctor.server import check_pools, check_scheduler, check_server
 from neurovol.doctor.slurm import check_commands, check_slurm
 from neurovol.doctor.store import check_room, check_store
 from neurovol.doctor.versions import check_packages, check_python
 from neurovol.doctor.workers import check_workers, clusters
+from neurovol.project import Project
 from neurovol.stages.order import actions
 from neurovol.stages.steps import Steps
 
@@ -77,22 +79,39 @@ def _of_server() -> Iterator[Finding]:
 
 
 def _of_project(steps: Steps) -> Iterator[Finding]:
-    folder = steps.project.folder
+    folder, declared = steps.project.folder, bool(steps.project.settings.samples)
     sources = examined("sources", SOURCES_S, partial(check_sources, steps))
     yield from sources
     yield from examined("store", QUICK_S, partial(check_store, folder))
+    to_come: list[Steps] = []
+    inbox = list(_of_inbox(steps.project, to_come))
+    yield from inbox
     if any(one.level == "fail" for one in sources):
         yield Finding("skipped", "run", "sources have to be opened first")
         return
     run = examined("run", SOURCES_S, partial(check_start, steps))
     yield from run
-    room = examined("room", SOURCES_S, partial(_check_room, steps))
+    if not declared and not to_come and any(one.level == "fail" for one in inbox):
+        yield Finding("skipped", "room", "the inbox has to be in order first")
+        return
+    every = [steps, *to_come] if declared else to_come
+    room = examined("room", SOURCES_S, partial(_check_room, folder, every))
     refused = any(one.text == other.text for one in room for other in run)  # what cannot run cannot be planned
     yield from [Finding("skipped", "room", "there is no plan of a run that is refused")] if refused else room
 
 
-def _check_room(steps: Steps) -> Iterator[Finding]:
-    return check_room(steps.project.folder, (plan for action in actions(steps) for plan in action.plan()))
+def _of_inbox(project: Project, to_come: list[Steps]) -> Iterator[Finding]:
+    if project.settings.inbox is None:
+        return
+    folder = examined("inbox", SOURCES_S, partial(check_folder, project))
+    model = examined("inbox", QUICK_S, partial(check_model, project))
+    yield from (*folder, *model)
+    if not folder and not model:
+        yield from examined("inbox", SOURCES_S, partial(check_arrivals, project, to_come))
+
+
+def _check_room(folder: Path, every: list[Steps]) -> Iterator[Finding]:
+    return check_room(folder, (plan for steps in every for action in actions(steps) for plan in action.plan()))
 
 
 def _of_cluster(steps: Steps, workers: bool, wait_s: float, say: Say) -> Iterator[Finding]:

@@ -20,6 +20,9 @@ def opened(file: Path, overrides: Mapping[str, Any]) -> Steps:
 
 def check_sources(steps: Steps) -> Iterator[Finding]:
     """Whether all that the project file names is there and can be opened; a UserError says what is not."""
+    if not steps.project.settings.samples:
+        yield Finding("skipped", "sources", "no sample is declared: all arrive in the inbox")
+        return
     voxels = sum(view.source.shape[1] * view.source.shape[2] * view.source.shape[3] for view in steps.samples.values())
     annotated = sum(len(view.annotations) for view in steps.samples.values())
     text = f"{len(steps.samples)} samples of {voxels:,} voxels in all, {annotated} of them with annotations of a role"
@@ -31,13 +34,21 @@ def check_start(steps: Steps) -> Iterator[Finding]:
 
     A UserError says why not.
     """
+    if not steps.project.settings.samples:
+        yield Finding("skipped", "run", "no sample is declared: each that arrives in the inbox has a run of its own")
+        return
     refuse_nothing_to_learn(steps, "run")
+    yield Finding("ok", "run", f"would start: {_states(refuse(steps))}")
+
+
+def refuse(steps: Steps) -> list[Action]:
+    """All actions; a UserError where a run of them would be refused at its start."""
     every = actions(steps)
     to_redo(every, ())
     check_all(every, set())
     for stage in {action.step.stage for action in every if state_of(action.step).kind != "done"}:
         cluster_for(steps, stage)
-    yield Finding("ok", "run", f"would start: {_states(every)}")
+    return every
 
 
 def _states(every: list[Action]) -> str:
