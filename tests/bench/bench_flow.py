@@ -23,16 +23,18 @@ from pathlib import Path
 from neurovol.geometry import BlockGrid, Zyx
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # tests import each other by name
-SHARD: Zyx = (8, 32, 32)
-SHAPES: dict[bool, Zyx] = {False: (80, 320, 320), True: (40, 160, 128)}  # quick or not
+from tests.arriving import arrive, write_project
+from tests.flows.served import Served
+from tests.free import free_port
+
+SHARD: Zyx = (8, 16, 16)  # a chunk: blocks are what Prefect hears of, whatever their size
+SHAPES: dict[bool, Zyx] = {False: (80, 160, 160), True: (40, 80, 64)}  # quick or not
 SMALL = ("chunk = [8, 16, 16]\nshard = [16, 64, 64]", f"chunk = [8, 16, 16]\nshard = {list(SHARD)}")
 WINDOW = ("window = [16, 64, 64]", f"window = {list(SHARD)}")
 FLOW = "import sys; from pathlib import Path; from flows.sample import sample; sample(Path(sys.argv[1]), 'm1')"
 
 
 def new_project(folder: Path, shape: Zyx) -> Path:
-    from tests.arriving import arrive, write_project
-
     folder.mkdir()
     file = write_project(folder, SMALL, WINDOW)
     arrive(file, "m1", shape)
@@ -51,10 +53,16 @@ def database_bytes(home: Path) -> int:
     return sum(file.stat().st_size for file in home.glob("prefect.db*"))
 
 
-def measure(folder: Path, shape: Zyx, rounds: int) -> dict[str, float]:
-    from tests.flows.served import Served
-    from tests.free import free_port
+def by_flow(served: Served, folder: Path, shape: Zyx) -> tuple[float, int]:
+    """A new sample done by the flow: seconds, and bytes that the server's database grew by."""
+    file = new_project(folder, shape)
+    before = database_bytes(served.home)
+    took_s = seconds([sys.executable, "-c", FLOW, str(file)], served.environment)
+    time.sleep(3)  # the server writes logs a little later
+    return took_s, database_bytes(served.home) - before
 
+
+def measure(folder: Path, shape: Zyx, rounds: int) -> dict[str, float]:
     served = Served(folder / "prefect", free_port())
     served.start()
     took: dict[str, list[float]] = {"cli": [], "flow": []}
@@ -64,11 +72,9 @@ def measure(folder: Path, shape: Zyx, rounds: int) -> dict[str, float]:
             file = new_project(folder / f"cli-{turn}", shape)
             cli = [sys.executable, "-m", "neurovol.cli", "run", str(file), "--sample", "m1"]
             took["cli"].append(seconds(cli, served.environment))
-            file = new_project(folder / f"flow-{turn}", shape)
-            before = database_bytes(served.home)
-            took["flow"].append(seconds([sys.executable, "-c", FLOW, str(file)], served.environment))
-            time.sleep(3)  # the server writes logs a little later
-            grown.append(database_bytes(served.home) - before)
+            flow_s, more = by_flow(served, folder / f"flow-{turn}", shape)
+            took["flow"].append(flow_s)
+            grown.append(more)
     finally:
         served.stop()
     cli_s, flow_s = (statistics.median(took[how]) for how in ("cli", "flow"))
