@@ -14,6 +14,14 @@ from neurovol.clustersettings import ClusterSettings, JobSettings
 HERE = Path(__file__).parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip all that is marked hpc where CI found no Slurm: WITHOUT_HPC says why, and so does pytest's summary."""
+    if why := os.environ.get("WITHOUT_HPC"):
+        for item in items:
+            if item.get_closest_marker("hpc"):
+                item.add_marker(pytest.mark.skip(reason=f"not tested on a real Slurm: {why}"))
+
+
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Its folder; SLURM_CONF points to it meanwhile."""
