@@ -9,7 +9,7 @@ from tests.bench.bench_flow import SHAPES, SHARD, by_flow
 from tests.flows.served import Served
 from tests.free import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # 170 s of computing, on two cores
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # 110 s on two idle cores
 MOST_BYTES = 2_000_000
 
 
