@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed import Client, Security
+from distributed.core import Status
 
 from neurovol.blockwise.lifetime import UNTIL
 from neurovol.blockwise.reach import Roll
@@ -294,6 +295,7 @@ class _Keeper:
             job = self.cluster.workers.pop(name, None)
             if job is not None:
                 await job.close()
+                job.status = Status.closed  # Dask asserts it in the end, also of one that was never begun
         self.cluster.scale(self.count)  # opens what is wanted and not there
 
 
