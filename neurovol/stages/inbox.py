@@ -126,7 +126,7 @@ def is_being_written(project: Project, arrival: Arrival) -> bool:
     A run that waits for a slot of a limit, or has workers start for its first block, writes no ledger.
     """
     ledgers = project.sample_folder(arrival.name) / "ledgers"
-    return any(is_written(ledger) for ledger in ledgers.glob("*.jsonl*"))
+    return any(is_written(file) for file in ledgers.glob("*.jsonl*") if file.is_file())  # beside folders of markers
 
 
 def standing(project: Project, arrival: Arrival) -> Standing:

@@ -147,10 +147,9 @@ def test_while_a_lost_run_is_not_ended_no_other_is_started(night: Night) -> None
 
 
 def test_the_next_attempt_goes_on_where_the_lost_one_ended(night: Night) -> None:
-    messages = [
-        entry["message"] for entry in night.served.call("logs/filter", {"limit": 200, "sort": "TIMESTAMP_DESC"})
-    ]
-    assert "convert m1: was done before" in messages
+    last = [run for run in night.served.runs("convert") if run["parameters"]["sample"] == "m1"][-1]
+    logs = night.served.call("logs/filter", {"logs": {"flow_run_id": {"any_": [last["id"]]}}})
+    assert "convert m1: was done before" in [entry["message"] for entry in logs]
 
 
 def test_a_sample_that_fails_is_tried_three_times_and_then_said_to_be_given_up(night: Night) -> None:
