@@ -35,6 +35,8 @@ workers = 1
 job = {cores = 1, memory_gb = 2, interface = "lo"}
 """
 SHAPE = (40, 200, 200)
+LIMIT = "conversions@scratch"
+TWO = ("m2", "m3")
 
 
 @dataclass
@@ -47,9 +49,13 @@ class Night:
     drivers: set[int] = field(default_factory=set)
     pages: dict[str, str] = field(default_factory=dict)  # of Prefect's UI, as Chromium shows them
     looked_while_copying: list[dict[str, str]] = field(default_factory=list)
+    held_while_full: list[str] = field(default_factory=list)  # what conversions said while another had the only slot
 
     def attempts(self, sample: str) -> list[dict[str, Any]]:
         return [run for run in self.served.runs("sample") if run["parameters"]["sample"] == sample]
+
+    def completed(self, sample: str) -> bool:
+        return any(run["state_type"] == "COMPLETED" for run in self.attempts(sample))
 
     def job(self, name: str) -> int | None:
         """The newest job of that name which Slurm has."""
@@ -59,6 +65,18 @@ class Night:
     def blocks(self) -> int:
         """Blocks of the sample's prediction that are done."""
         return sum(len(file.read_bytes().splitlines()) for file in self.file.parent.rglob("*unet3d*.jsonl"))
+
+    def said_by_conversion(self, sample: str) -> list[tuple[str, str]]:
+        """When, and what."""
+        (run,) = [run for run in self.served.runs("convert") if run["parameters"]["sample"] == sample] or [None]
+        if run is None:
+            return []
+        logs = self.served.call("logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
+        return sorted((entry["timestamp"], entry["message"]) for entry in logs)
+
+    def when(self, sample: str, begins: str) -> str:
+        """The last moment at which a sample's conversion said something that begins like this; "" if it never did."""
+        return max((at for at, message in self.said_by_conversion(sample) if message.startswith(begins)), default="")
 
     def said_by_inbox(self) -> list[dict[str, str]]:
         tables = self.served.call("artifacts/filter", {"artifacts": {"key": {"any_": ["inbox-lab"]}}})
@@ -121,8 +139,22 @@ def _happens(night: Night, folder: Path) -> None:
         night.served.stop()
         night.served.start()
         night.lost.append("the server")
-        eventually(lambda: any(run["state_type"] == "COMPLETED" for run in night.attempts("m1")), 600)
+        eventually(lambda: night.completed("m1"), 600)
+        _two_at_once(night)
         eventually(lambda: jobs() == {}, 120)
+
+
+def _two_at_once(night: Night) -> None:
+    """Two samples arrive while something else has the only slot for conversions; once both wait, it is given back."""
+    slot = {"names": [LIMIT], "slots": 1, "mode": "concurrency"}
+    night.served.call("v2/concurrency_limits/increment", slot)
+    for sample in TWO:
+        arrive(night.file, sample)
+    eventually(lambda: all(night.when(sample, "Waiting for") for sample in TWO), 400)
+    time.sleep(5)
+    night.held_while_full += [sample for sample in TWO if night.when(sample, "Holding")]
+    night.served.call("v2/concurrency_limits/decrement", slot | {"occupancy_seconds": 60.0})
+    eventually(lambda: all(night.completed(sample) for sample in TWO), 400)
 
 
 def _killed(command: str) -> None:
@@ -183,6 +215,12 @@ def test_no_run_is_left_running_and_each_attempt_was_made_once(night: Night) -> 
         assert "RUNNING" not in states, flow
     states = [run["state_type"] for run in night.attempts("m1")]
     assert states == ["CRASHED", "COMPLETED"]  # a driver whose time is up goes on as the same run
+
+
+def test_two_samples_at_once_convert_one_after_the_other(night: Night) -> None:
+    assert not night.held_while_full
+    first, second = sorted(TWO, key=lambda sample: night.when(sample, "Holding"))
+    assert night.when(second, "Waiting for") < night.when(first, f"convert {first}: ") < night.when(second, "Holding")
 
 
 def test_no_job_and_no_process_is_left(night: Night) -> None:
