@@ -1,4 +1,4 @@
-"""What the server does by itself: it ends runs whose process is gone; see notices.py for what it tells people."""
+"""What the server does by itself: it ends runs whose process is gone, or never came. What it tells: notices.py."""
 
 from __future__ import annotations
 
@@ -60,6 +60,30 @@ def zombies(within: timedelta = timedelta(seconds=3 * HEARTBEAT_S)) -> Automatio
                 state=StateType.CRASHED,
                 name="Crashed",
                 message=f"no heartbeat for {s:g} s: its process was killed, or its machine is lost",
+            )
+        ],
+    )
+
+
+def never_began(within: timedelta) -> AutomationCore:
+    """Ends runs that were submitted, or were to be tried again, and did not begin: what was to start them is gone."""
+    hours = within / timedelta(hours=1)
+    return AutomationCore(
+        name="neurovol: end runs that never began",
+        description="A worker that is lost between taking a run and starting it, or a job that is, says nothing of it",
+        trigger=trigger_on(
+            [TAG, PART_TAG],
+            after=_events("Pending", "AwaitingRetry"),
+            expect={*_events("Running"), *ENDED},
+            posture=Posture.Proactive,
+            within=within,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED,
+                name="Crashed",
+                message=f"submitted {hours:g} h ago, and never begun: its worker is lost, or its job in the queue; "
+                "where queues are longer, set never_began_h in the site file",
             )
         ],
     )

@@ -10,12 +10,13 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 
-from flows.automations import make_automations, zombies
+from flows.automations import make_automations, never_began, zombies
 from flows.deployments import make_deployments, make_limits, make_pool
 from flows.notices import block_named, make_webhook, notices
 from flows.site import DEPLOY, Site, read_site
@@ -34,7 +35,8 @@ def deploy(project: Project, site: Site, webhook: str | None, notify: Sequence[s
         yield from make_limits(client, site.limits)
         yield from make_deployments(client, project, site)
         tell = [*blocks, *([("webhook", make_webhook(webhook))] if webhook else [])]
-        yield from make_automations(client, [zombies(), *(notices(tell) if tell else ())])
+        endings = [zombies(), never_began(timedelta(hours=site.never_began_h))]
+        yield from make_automations(client, [*endings, *(notices(tell) if tell else ())])
         if not tell:
             yield "nobody is told of runs that fail or do not start: give --webhook URL or --notify TYPE/NAME"
     yield f"start a worker where flows are to run: prefect worker start --pool {site.pool}"

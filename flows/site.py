@@ -37,6 +37,9 @@ class Site(Section):
         "*/15 * * * *", description="When the inbox is looked into"
     )
     stage_retry_delay_s: int = Field(60, ge=0, description="Seconds before a failed stage is tried once more")
+    never_began_h: int = Field(
+        48, ge=1, description="Hours after which a run that was submitted, and never began, is taken for lost"
+    )
     job_variables: dict[str, Any] = Field({}, description="Of every deployment")
     deployments: dict[str, dict[str, Any]] = Field({}, description="Further job variables, by flow")
 

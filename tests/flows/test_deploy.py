@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 from prefect.events.schemas.automations import AutomationCore
 
-from flows.automations import zombies
+from flows.automations import never_began, zombies
 from tests.arriving import write_project
 from tests.flows.served import Served
 from tests.free import free_port
@@ -90,7 +90,7 @@ def test_done_twice_it_changes_nothing(deployed: tuple[Served, Path]) -> None:
     before, scheduled = everything(served), ids(served, "flow_runs")
     again = served.deploy(file, "--webhook", HOOK)
     assert again.returncode == 0
-    assert again.stdout.count(": is there") == len(FLOWS) + 3 + 1  # deployments, automations, the pool
+    assert again.stdout.count(": is there") == len(FLOWS) + 4 + 1  # deployments, automations, the pool
     after = everything(served)
     for kind in before:
         assert json.dumps(after[kind], indent=1) == json.dumps(before[kind], indent=1)
@@ -115,9 +115,11 @@ def test_a_site_changes_limits_and_job_variables(deployed: tuple[Served, Path], 
     served, file = deployed
     site = tmp_path / "site.yaml"
     site.write_text(
-        "conversions: 3\nfile_system: scratch\njob_variables: {env: {A: '1'}}\ndeployments: {train: {env: {A: '2'}}}"
+        "conversions: 3\nfile_system: scratch\nnever_began_h: 72\n"
+        "job_variables: {env: {A: '1'}}\ndeployments: {train: {env: {A: '2'}}}"
     )
     assert served.deploy(file, "--site", str(site)).returncode == 0
+    assert "submitted 72 h ago" in str(served.call("automations/filter", {}))
     limits = {limit["name"]: limit["limit"] for limit in served.call("v2/concurrency_limits/filter", {})}
     assert limits["conversions@scratch"] == 3
     env = {
@@ -189,3 +191,16 @@ def test_a_run_that_waits_is_not_expected_to_beat_and_one_that_fell_silent_is_en
         for run in (silent, on):
             assert "no heartbeat for 10 s" in served.ended(run, 30)["state"]["message"]
         assert (state_of(served, walltime), state_of(served, queued)) == ("AwaitingRetry", "Pending")
+
+
+def test_a_run_that_was_submitted_and_never_began_is_ended(deployed: tuple[Served, Path]) -> None:
+    served, _ = deployed
+    with automation(served, never_began(SHORT)):
+        began = [
+            went(served, "Pending", "Running"),
+            went(served, "Pending", "Running", "AwaitingRetry", "Running"),  # in its process
+            went(served, "Pending", "Running", "AwaitingRetry", "Pending", "Running"),  # in another
+        ]
+        lost = went(served, "Pending")
+        assert "and never begun" in served.ended(lost, 30)["state"]["message"]
+        assert {state_of(served, run) for run in began} == {"Running"}
