@@ -39,6 +39,7 @@ class Arrival:
     files: Listing
     newest_s: float  # when the last of them changed, by the file system's clock
     unfinished: str | None = None  # the file in it that is still written under a temporary name
+    closed: str | None = None  # what of it may not be read
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,11 @@ def _can_be_sample(entry: os.DirEntry[str], marker: str | None) -> bool:
 
 
 def _arrival(entry: os.DirEntry[str]) -> Arrival:
-    found = list(_files(Path(entry.path)))
+    try:
+        found = list(_files(Path(entry.path)))
+    except PermissionError as error:  # the others are none the worse for it
+        why = f"{error.filename} may not be read; give the right to (chmod a+rX)"
+        return Arrival(Path(entry.path), sample_name(entry.name), (), 0.0, closed=why)
     inside = sorted((path, stat.st_size, stat.st_mtime_ns) for path, stat in found)
     newest = max((max(stat.st_mtime, stat.st_ctime) for _, stat in found), default=0.0)
     unfinished = (path for path, _, _ in inside if _is_temporary(Path(path).name))
@@ -91,13 +96,18 @@ def _files(path: Path) -> Iterator[tuple[str, os.stat_result]]:
     if path.is_file():
         yield path.name, path.stat()
         return
-    for folder, _, names in os.walk(path):
+    for folder, _, names in os.walk(path, onerror=_heed):
         for name in names:
             file = Path(folder, name)
             try:
                 yield str(file.relative_to(path)), file.stat()
             except FileNotFoundError:
                 continue
+
+
+def _heed(error: OSError) -> None:
+    if isinstance(error, PermissionError):
+        raise error
 
 
 def _is_temporary(name: str) -> bool:
@@ -133,6 +143,8 @@ def look(
 
 def _incomplete(arrival: Arrival, settings: InboxSettings, now_s: float) -> str | None:
     """Why a sample is not complete, or nothing if it is."""
+    if arrival.closed is not None:
+        return arrival.closed
     if not arrival.files:
         return "is empty"
     if arrival.unfinished is not None:

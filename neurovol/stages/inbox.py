@@ -99,14 +99,14 @@ def inbox_steps(project: Project) -> dict[str, Steps | str]:
         return {}
     found = arrivals(inbox_folder(project), project.settings.inbox.marker)
     wrong = misnamed(found, {sample.name for sample in project.settings.samples})
-    return {a.path.name: wrong.get(a.path.name) or _steps_or_why(project, a) for a in found}
+    return {a.path.name: wrong.get(a.path.name) or a.closed or _steps_or_why(project, a) for a in found}
 
 
 def _steps_or_why(project: Project, arrival: Arrival) -> Steps | str:
     try:
         steps = Steps(arrived(project, arrival))
         actions(steps)  # what cannot be read is found by its fingerprints
-    except UserError as error:
+    except (UserError, PermissionError) as error:
         return str(error)
     return steps
 
@@ -136,7 +136,7 @@ def standing(project: Project, arrival: Arrival) -> Standing:
         steps = Steps(arrived(project, arrival))
         every = actions(steps)
         key = _key(project, arrival, steps.segment(arrival.name).fingerprint)
-    except UserError as error:  # no source at all; its run will say so where people look
+    except (UserError, PermissionError) as error:  # no source at all; its run will say so where people look
         return Standing("unreadable", _key(project, arrival, _digest(arrival, model)), str(error))
     states = [(action, state_of(action.step)) for action in every]
     if any(state.kind == "stale" for action, state in states if action.step.stage != "report"):

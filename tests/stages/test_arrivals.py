@@ -1,6 +1,7 @@
 """A drop folder: what arrived completely is told from what is still being copied, with nothing remembered."""
 
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -144,3 +145,22 @@ def test_a_name_that_is_declared_is_left_alone(tmp_path: Path) -> None:
 def test_a_missing_folder_is_named_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none: the inbox cannot be read: No such file .*; create the folder"):
         looked(tmp_path / "none")
+
+
+def test_what_may_not_be_read_is_left_alone_and_holds_up_nothing_else() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        drop, me = Path(folder), os.geteuid()
+        (drop / "m1").mkdir()
+        (drop / "m1" / "z1.tif").write_bytes(b"some")
+        (drop / "m2.tif").write_bytes(b"some")
+        (drop / "m1").chmod(0o000)
+        drop.chmod(0o755)
+        if me == 0:
+            os.seteuid(65534)  # root may read anything
+        try:
+            seen = looked(drop)
+        finally:
+            os.seteuid(me)
+            (drop / "m1").chmod(0o755)
+    assert seen.waiting == {"m1": f"{drop / 'm1'} may not be read; give the right to (chmod a+rX)"}
+    assert [arrival.name for arrival in seen.complete] == ["m2"]
