@@ -100,7 +100,7 @@ def not_waiting_for_the_dead(cluster: Any) -> Iterator[None]:
                 cluster.scheduler.kill()
             cluster.shutdown_scheduler = False
             cluster.status = Status.failed
-            with suppress(AssertionError):  # all else is closed when Dask looks whether jobs are
+            with suppress(AssertionError, OSError):  # whatever is left ends with this process, jobs a minute later
                 cluster.close(timeout=CLOSE_S)
             cluster.status = Status.closed
 
