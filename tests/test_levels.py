@@ -34,7 +34,8 @@ def test_what_is_made_of_one_shard_is_whole_shards_of_each_fused_level(volume, v
     factors = level_factors(volume, voxel_size)
     shard = fitted_shard(volume, chunk, tuple(c * times for c in chunk))
     fused = fused_levels(volume, chunk, shard, factors)
-    shape, boxes = volume, [b.write for b in BlockGrid(volume, shard, shard)][:40]
+    shape, blocks = volume, BlockGrid(volume, shard, shard)
+    boxes = [blocks[i].write for i in range(min(40, len(blocks)))]
     for level in range(1, fused + 1):
         shape = ceil_div(shape, factors[level - 1])
         boxes = [b.downsampled(factors[level - 1]) for b in boxes]

@@ -49,7 +49,7 @@ class Sick:
         time.sleep(3600)
 
 
-@pytest.mark.parametrize("how", ["killed", "segfault", "hangs"])
+@pytest.mark.parametrize("how", ["killed", "segfault", pytest.param("hangs", marks=pytest.mark.slow)])
 def test_only_the_block_that_kills_its_workers_is_set_aside(client: Client, tmp_path: Path, how: str) -> None:
     task = Sick(str(tmp_path), (77,), how)
     with Ledger(tmp_path / "l.jsonl", HEADER) as ledger:

@@ -153,6 +153,7 @@ def test_status_tells_what_is_left_of_a_begun_step_and_what_is_quarantined(
     assert progress.replace(" ", "") in said.replace(" ", "")  # a table folds it
 
 
+@pytest.mark.slow
 def test_a_changed_setting_is_stale_and_refused_until_redone(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = steps_of(copied).checkpoint("unet3d_pseudo")
     copied.write_text(copied.read_text().replace("[train]", "[train]\nalpha = 0.5"))
@@ -177,6 +178,7 @@ def test_redoing_a_conversion_swaps_in_the_same_bytes(copied: Path) -> None:
     assert not list(folder.rglob("*.redo")) + list(folder.rglob("*.old"))
 
 
+@pytest.mark.slow
 def test_a_given_checkpoint_replaces_training(finished: Path, tmp_path: Path) -> None:
     model = steps_of(finished).checkpoint("unet3d_pseudo")
     file = write_tiny(tmp_path, ("[segment]", f'[segment]\ncheckpoint = "{model}"\nsamples = ["b"]'))

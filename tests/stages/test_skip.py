@@ -240,6 +240,7 @@ def test_what_is_compared_is_masked_alike_and_pseudo_labels_are_not(tmp_path: Pa
     assert "segment.where" not in pseudolabels(steps, "a").step.inputs
 
 
+@pytest.mark.slow
 def test_a_mask_that_is_not_there_is_asked_for(half_empty: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(half_empty / "tissue.toml"), "--dry-run"]) == 0
     assert "blocks without tissue (labels/tissue); how many is known after conversion" in capsys.readouterr().out

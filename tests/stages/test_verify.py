@@ -118,6 +118,7 @@ def test_labels_and_probabilities_are_verified_too(copied: Path, capsys: pytest.
     assert "labels or probabilities" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_project_is_verified_whole_and_repaired_by_the_steps_that_made_it(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
