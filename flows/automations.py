@@ -45,48 +45,37 @@ def zombies(within: timedelta = timedelta(seconds=3 * HEARTBEAT_S)) -> Automatio
     for, which takes it seconds to leave.
     """
     beat, s = "prefect.flow-run.heartbeat", within.total_seconds()
-    return AutomationCore(
-        name="neurovol: end runs whose process is gone",
-        description="A run that is killed, or whose machine is lost, cannot say so; the inbox then tries it again",
-        trigger=trigger_on(
-            [TAG, PART_TAG],
-            after={beat},
-            expect={beat, *WAITS, *ENDED},
-            posture=Posture.Proactive,
-            within=within,
-        ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.CRASHED,
-                name="Crashed",
-                message=f"no heartbeat for {s:g} s: its process was killed, or its machine is lost",
-            )
-        ],
+    return _ending(
+        "neurovol: end runs whose process is gone",
+        "A run that is killed, or whose machine is lost, cannot say so; the inbox then tries it again",
+        f"no heartbeat for {s:g} s: its process was killed, or its machine is lost",
+        after={beat},
+        expect={beat, *WAITS, *ENDED},
+        within=within,
     )
 
 
 def never_began(within: timedelta) -> AutomationCore:
     """Ends runs that were submitted, or were to be tried again, and did not begin: what was to start them is gone."""
     hours = within / timedelta(hours=1)
-    return AutomationCore(
-        name="neurovol: end runs that never began",
-        description="A worker that is lost between taking a run and starting it, or a job that is, says nothing of it",
-        trigger=trigger_on(
-            [TAG, PART_TAG],
-            after=_events("Pending", "AwaitingRetry"),
-            expect={*_events("Running"), *ENDED},
-            posture=Posture.Proactive,
-            within=within,
-        ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.CRASHED,
-                name="Crashed",
-                message=f"submitted {hours:g} h ago, and never begun: its worker is lost, or its job in the queue; "
-                "where queues are longer, set never_began_h in the site file",
-            )
-        ],
+    return _ending(
+        "neurovol: end runs that never began",
+        "A worker that is lost between taking a run and starting it, or a job that is, says nothing of it",
+        f"submitted {hours:g} h ago, and never begun: its worker is lost, or its job in the queue; "
+        "where queues are longer, set never_began_h in the site file",
+        after=_events("Pending", "AwaitingRetry"),
+        expect={*_events("Running"), *ENDED},
+        within=within,
     )
+
+
+def _ending(
+    name: str, description: str, message: str, *, after: set[str], expect: set[str], within: timedelta
+) -> AutomationCore:
+    """Ends runs, and stages within them, as Crashed where none of the expected events follows in time."""
+    trigger = trigger_on([TAG, PART_TAG], after=after, expect=expect, posture=Posture.Proactive, within=within)
+    crashed = ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message=message)
+    return AutomationCore(name=name, description=description, trigger=trigger, actions=[crashed])
 
 
 def make_automations(client: SyncPrefectClient, wanted: list[AutomationCore]) -> Iterator[str]:
