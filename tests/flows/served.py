@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -60,15 +61,22 @@ class Served:
             self.process = None
 
     def call(self, path: str, body: Any = None, method: str = "POST") -> Any:
-        """What the server answers; asked again while its SQLite is locked, as Prefect's own client does."""
+        """What the server answers; asked again while it is away or its SQLite locked, as Prefect's client does."""
 
-        def asked() -> httpx.Response | None:
-            answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=30)
+        def answered() -> httpx.Response | None:
+            try:
+                answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=30, **self.known())
+            except httpx.TransportError:
+                return None
             return None if answer.status_code == 503 else answer
 
-        answer = eventually(asked, 60)
+        answer = eventually(answered, 180)
         answer.raise_for_status()
         return answer.json() if answer.content else None
+
+    def known(self) -> dict[str, Any]:
+        """How a request shows who makes it; here it need not."""
+        return {}
 
     def runs(self, flow: str) -> list[dict[str, Any]]:
         """A flow's runs that are not merely scheduled by its cron, in the order in which they were made."""
@@ -78,7 +86,8 @@ class Served:
     def start_run(self, deployment: str, **parameters: Any) -> str:
         """A run of a deployment, FLOW/NAME, to be done now; its id."""
         found = self.call(f"deployments/name/{deployment}", method="GET")
-        made = self.call(f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})
+        wanted = {"parameters": parameters, "idempotency_key": str(uuid.uuid4())}  # may have to be asked for twice
+        made = self.call(f"deployments/{found['id']}/create_flow_run", wanted)
         return str(made["id"])
 
     def ended(self, run: str, timeout_s: float = 300) -> dict[str, Any]:
@@ -99,7 +108,8 @@ class Served:
 @contextmanager
 def worker(served: Served, log: Path, pool: str = "neurovol") -> Iterator[subprocess.Popen[bytes]]:
     """A worker of a pool, with all that it starts, which does not outlive the block."""
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool]
+    # without its type it asks the server for that, and ends at once where none answers
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
     with log.open("ab") as out:
         process = subprocess.Popen(command, env=served.environment, stdout=out, stderr=subprocess.STDOUT)
     try:

@@ -125,14 +125,13 @@ def _happens(night: Night, folder: Path) -> None:
         eventually(lambda: night.blocks() > before + 2, 200)
         said("scancel", "--signal=TERM", "--batch", str(driver))  # as Slurm does when its walltime is about to end
         night.lost.append("the driver's time")
-        driver = eventually(lambda: (job := night.job("neurovol-driver")) != driver and job, 200)
-        before = night.blocks()
-        eventually(lambda: night.blocks() > before + 2, 200)
-        _killed("flow-run execute")  # as where its node is lost: scancel would have it go on as the same run
+        driver = _goes_on_as_another(night, driver)
+        said("scancel", str(driver))  # whose it is may have meant it; the inbox tries the sample again
+        night.lost.append("the driver's job")
+        driver = _goes_on_as_another(night, driver)
+        _killed("flow-run execute")  # as where its node is lost
         night.lost.append("the driver")
-        eventually(lambda: night.job("neurovol-driver") not in (None, driver), 400)
-        before = night.blocks()
-        eventually(lambda: night.blocks() > before + 1, 200)
+        _goes_on_as_another(night, driver)
         kill_all(first.pid)
         night.lost.append("the Prefect worker")
     with worker(night.served, folder / "worker-2.log", POOL):
@@ -142,6 +141,14 @@ def _happens(night: Night, folder: Path) -> None:
         eventually(lambda: night.completed("m1"), 600)
         _two_at_once(night)
         eventually(lambda: jobs() == {}, 120)
+
+
+def _goes_on_as_another(night: Night, driver: int) -> int:
+    """The job of the next driver, once blocks were done by it."""
+    another = eventually(lambda: (job := night.job("neurovol-driver")) != driver and job, 400)
+    before = night.blocks()
+    eventually(lambda: night.blocks() > before + 1, 200)
+    return another
 
 
 def _two_at_once(night: Night) -> None:
@@ -200,7 +207,7 @@ def test_a_sample_that_is_being_copied_is_left_alone(night: Night) -> None:
 
 
 def test_whatever_was_lost_the_sample_is_complete_and_as_undisturbed(night: Night, tmp_path: Path) -> None:
-    assert len(night.lost) == 5
+    assert len(night.lost) == 6
     undisturbed = write_project(tmp_path, ("folder", "folder"))
     shutil.copy(night.file.parent / "arrivals" / "m1.tif", tmp_path / "arrivals" / "m1.tif")
     assert main(["run", str(undisturbed), "--sample", "m1"]) == 0
@@ -213,8 +220,11 @@ def test_no_run_is_left_running_and_each_attempt_was_made_once(night: Night) -> 
     for flow in ("inbox", "sample", "convert", "segment"):
         states = {run["state_type"] for run in night.served.runs(flow)}
         assert "RUNNING" not in states, flow
-    states = [run["state_type"] for run in night.attempts("m1")]
-    assert states == ["CRASHED", "COMPLETED"]  # a driver whose time is up goes on as the same run
+    *before, last = [run["state_type"] for run in night.attempts("m1")]
+    assert last == "COMPLETED"
+    assert set(before) == {"CRASHED"}
+    # a driver whose time is up goes on as the same run; so does one whose job is cancelled, if that leaves it the time
+    assert len(before) in (1, 2)
 
 
 def test_two_samples_at_once_convert_one_after_the_other(night: Night) -> None:
