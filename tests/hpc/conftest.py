@@ -28,7 +28,9 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert shutil.which("sbatch"), "no Slurm: apt-get install --no-install-recommends slurm-wlm munge"
     folder = tmp_path_factory.mktemp("slurm")
     environment = os.environ | {"SLURM_SANDBOX": str(folder)}
-    subprocess.run([HERE / "start-slurm.sh"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    started = subprocess.run([HERE / "start-slurm.sh"], env=environment, check=False, capture_output=True, text=True)
+    logs = "".join(log.read_text()[-2000:] for log in folder.glob("log/*.log"))
+    assert started.returncode == 0, started.stdout + started.stderr + logs
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
         patch.setenv(
