@@ -57,11 +57,7 @@ class Precision:
 
     def for_inference(self, model: nn.Module, device: str = "cpu") -> nn.Module:
         """The model in eval mode, its weights cast to `dtype` and laid out, in place; UserError without its device."""
-        if device == "cuda" and not torch.cuda.is_available():
-            raise UserError(
-                f"a GPU is to predict, but torch sees none on {socket.gethostname()}: ask for one (gpus = 1 in "
-                f"[cluster.gpu_job], or a machine that has one); what was begun on one and is to do without: --redo"
-            )
+        need_device(device)
         model.eval().requires_grad_(False).to(device, _TORCH[self.dtype])
         self.lay_out_weights(model)
         return model
@@ -69,6 +65,15 @@ class Precision:
     def input(self, image: Tensor, device: str = "cpu") -> Tensor:
         """An image as a model made by `for_inference` takes it."""
         return self.lay_out(image.to(device, _TORCH[self.dtype]))
+
+
+def need_device(device: str) -> None:
+    """UserError where a GPU is meant and torch sees none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"a GPU is to compute, but torch sees none on {socket.gethostname()}: ask for one (gpus = 1 in "
+            f"[cluster.gpu_job], or a machine that has one); what was begun on one and is to do without: --redo"
+        )
 
 
 def bf16_is_fast(device: str = "cpu") -> bool:

@@ -28,7 +28,7 @@ from neurovol.networks.checkpoint import (
 )
 from neurovol.networks.cnn2d import CNN2DSpec
 from neurovol.networks.normalise import RULE
-from neurovol.networks.precision import Precision
+from neurovol.networks.precision import Precision, need_device
 from neurovol.networks.unet3d import UNet3DSpec
 from neurovol.progress import Progress, Report
 from neurovol.project import Step, state_of
@@ -149,6 +149,7 @@ def learn(lesson: Lesson, step: Step, report: Report) -> None:
         precision = Precision.from_json(ledger.header.chosen["precision"])
         torch.set_num_threads(ledger.header.chosen["threads"])
         torch.manual_seed(lesson.seed)
+        need_device(ledger.header.chosen["device"])
         model = lesson.build().to(ledger.header.chosen["device"])
         precision.lay_out_weights(model)
         optimizer = torch.optim.Adam(model.parameters(), lr=lesson.learning_rate)

@@ -42,7 +42,8 @@ NodeName=n2 NodeHostname=$H NodeAddr=127.0.0.1 Port=$((PORT + 10185)) CPUs=$CPUS
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
 ${SLURM_SANDBOX_MORE:-}
 C
-echo "Name=gpu File=/dev/null" > $D/gres.conf  # asked for and given, though there is none
+GPU=/dev/nvidia0; [ -e $GPU ] || GPU=/dev/null  # asked for and given, though there is none
+echo "Name=gpu File=$GPU" > $D/gres.conf
 export SLURM_CONF=$D/slurm.conf
 # munge
 [ -s /etc/munge/munge.key ] || (umask 077; dd if=/dev/urandom of=/etc/munge/munge.key bs=1024 count=1 status=none; chown munge:munge /etc/munge/munge.key)

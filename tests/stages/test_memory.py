@@ -1,6 +1,5 @@
 """Peak memory of driver and workers does not depend on the size of the volume, and is promised before a prediction."""
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -32,6 +31,7 @@ from neurovol.stages.predict import window_planned
 from neurovol.stages.pseudolabel import pseudolabels
 from neurovol.stages.segment import cnn_spec, segmentation, unet_spec
 from neurovol.stages.steps import Steps
+from tests.stages.predicting import predicted_alone
 from tests.tiny import write_tiny
 
 SCRIPT = """
@@ -228,50 +228,6 @@ def test_a_pseudo_label_window_is_no_larger_than_its_boxes(tmp_path):
     assert window_planned(steps, pseudolabels(steps, "a"), cnn_spec(steps))[0] == (10, 33, 44)
 
 
-PREDICTING = """
-import json, sys
-from pathlib import Path
-import numpy as np
-from neurovol.blockwise.cluster import open_client
-from neurovol.blockwise.runner import settled
-from neurovol.geometry import BlockGrid, Box
-from neurovol.networks.checkpoint import Meta, save_checkpoint
-from neurovol.networks.cnn2d import CNN2D, CNN2DKernel, CNN2DSpec
-from neurovol.networks.normalise import RULE, Normalisation
-from neurovol.networks.unet3d import UNet3D, UNet3DKernel, UNet3DSpec
-from neurovol.clustersettings import ClusterSettings
-from neurovol.stages.cover import Cover
-from neurovol.volume.omezarr import VolumeReader, VolumeWriter, create_volume
-
-
-def peak_bytes():
-    return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
-
-
-if __name__ == "__main__":
-    folder, method, fields, dtype, window, block = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
-    window, block = tuple(window), tuple(block)
-    Spec, Net, Kernel = (CNN2DSpec, CNN2D, CNN2DKernel) if method == "cnn2d" else (UNet3DSpec, UNet3D, UNet3DKernel)
-    spec = Spec(**fields)
-    volume, box = str(folder / "image"), Box.of_shape(block)
-    layout = dict(shape=block, voxel_size_um=(1.0, 1.0, 1.0), chunk=(32, 64, 64), shard=block, factors=[])
-    create_volume(folder / "image", channels=spec.channels, dtype="uint16", **layout)
-    create_volume(folder / "out", channels=None, dtype="uint8", **layout)
-    image = np.random.default_rng(0).integers(0, 1000, (spec.channels, *block), np.uint16)
-    VolumeWriter(volume).write(box, image)
-    meta = Meta((1.0, 1.0, 1.0), spec.channels, RULE, "0" * 16)
-    save_checkpoint(folder / "model", method, spec.to_json(), Net(spec).state_dict(), meta)
-    normalisation = Normalisation((0.0,) * spec.channels, (1000.0,) * spec.channels)
-    kernel = Kernel(str(folder / "model"), normalisation, dtype, True)
-    reader, writer = VolumeReader(volume, allow_incomplete=True), VolumeWriter(str(folder / "out"))
-    cover = Cover(reader, kernel, writer, block, (box,), window, spec.halo, spec.stride)
-    with open_client(ClusterSettings(workers=1)) as client:
-        (result,) = settled(client, cover, list(BlockGrid(block, block, block)), 0)
-        assert result.receipt, result.error
-        print(*client.run(peak_bytes).values())
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
@@ -289,13 +245,8 @@ if __name__ == "__main__":
 def test_a_worker_keeps_its_promise_of_memory(tmp_path, network, precision, window, block):
     if precision == BF16 and not bf16_is_fast():
         pytest.skip("this processor emulates bf16, in other memory")
-    (tmp_path / "script.py").write_text(PREDICTING)
-    method = "cnn2d" if isinstance(network, CNN2DSpec) else "unet3d"
-    words = (json.dumps(word) for word in (method, vars(network), precision.dtype, window, block))
-    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    measured, promise = int(done.stdout), demand_of(network, block, precision).memory(window)
+    promise = demand_of(network, block, precision).memory(window)
+    measured, _ = predicted_alone(tmp_path, network, precision.dtype, window, block)
     print(f"measured {measured / 1e6:.0f} MB, promised {promise.total / 1e6:.0f} MB: {promise.terms}")
     assert measured <= 1.15 * promise.total
     assert promise.total <= 2 * measured
