@@ -20,7 +20,7 @@ from neurovol.stages.convert import convert, plan_convert
 from neurovol.stages.copying import copiers
 from neurovol.stages.evaluate import evaluate, plan_evaluate
 from neurovol.stages.plan import Plan
-from neurovol.stages.predict import gpu_count
+from neurovol.stages.predict import predicting_cluster
 from neurovol.stages.pseudolabel import check_pseudolabel, learn_cnn2d, plan_learn, plan_pseudolabel, pseudolabel
 from neurovol.stages.report import plan_report, report_project
 from neurovol.stages.segment import (
@@ -185,9 +185,7 @@ def cluster_for(steps: Steps, stage: str) -> ClusterSettings:
     """The workers that a stage wants: as set; by default copying takes one a core, each on its own."""
     cluster = steps.project.settings.cluster
     if stage not in ("convert", "annotate"):
-        if cluster.kind == "local" and cluster.gpus is None and gpu_count():
-            cluster = cluster.model_copy(update={"gpus": gpu_count()})
-        return cluster.predicting
+        return predicting_cluster(cluster)
     if cluster.kind != "local" or cluster.workers is not None:
         return cluster
     workers = copiers(steps.samples.values(), steps.project.settings.convert.allowed_bytes, cores())

@@ -49,9 +49,11 @@ def device_for(cluster: ClusterSettings) -> str:
     return "cpu" if cluster.gpus == 0 else device()
 
 
-def gpu_count() -> int:
-    """GPUs that torch sees here."""
-    return torch.cuda.device_count()
+def predicting_cluster(cluster: ClusterSettings) -> ClusterSettings:
+    """The workers that predict: as set; on this machine by default one for each GPU that torch sees."""
+    if cluster.kind == "local" and cluster.gpus is None and torch.cuda.device_count():
+        cluster = cluster.model_copy(update={"gpus": torch.cuda.device_count()})
+    return cluster.predicting
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def plan_prediction(steps: Steps, wanted: Prediction, spec: CNN2DSpec | UNet3DSp
         read_bytes=kept.windows * prod(demand.read(window)) * item,
         write_bytes=need.bytes,
         memory_bytes=memory.total,
-        memory_terms=f"{memory.terms}; {room_for(steps.project.settings.cluster)}",
+        memory_terms=f"{memory.terms}; {room_for(predicting_cluster(steps.project.settings.cluster))}",
         voxels=kept.voxels,
         disk=need.left(state),
         pace=f"unet3d {demand.precision.dtype}" if isinstance(spec, UNet3DSpec) else "cnn2d",
@@ -127,7 +129,7 @@ def window_planned(steps: Steps, wanted: Prediction, spec: CNN2DSpec | UNet3DSpe
 
     Those that it was begun with, if it was; what is done is refused no more.
     """
-    kind, room = state_of(wanted.step).kind, room_for(steps.project.settings.cluster)
+    kind, room = state_of(wanted.step).kind, room_for(predicting_cluster(steps.project.settings.cluster))
     record = read_ledger(wanted.step.ledger) if kind in ("begun", "done") else None
     precision = Precision.from_json(record.header.chosen["precision"]) if record else _likely_precision(wanted, spec)
     demand = _demand(wanted, spec, precision)
@@ -179,7 +181,7 @@ def _cover(steps: Steps, wanted: Prediction, step: Step, client: Client, report:
     blocks = level_blocks(open_volume(step.output, allow_incomplete=True), boxes)
     trial = partial(_precision, wanted, spec)
     tried = trial if settings.cluster.kind == "local" else partial(on_worker, client, trial)  # where it is to run
-    chosen = _chosen(step, wanted, spec, room_for(settings.cluster), tried)
+    chosen = _chosen(step, wanted, spec, room_for(predicting_cluster(settings.cluster)), tried)
     header = Header(step.name, step.inputs, sum(map(len, blocks)), chosen)
     with Ledger(step.ledger, header) as ledger:
         task = _task(ledger.header.chosen, wanted, step, spec)
