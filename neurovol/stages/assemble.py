@@ -14,7 +14,7 @@ import numpy as np
 
 from neurovol.geometry import Block, BlockGrid, Box, Receipt, Zyx
 from neurovol.stages.blockcopy import part_name
-from neurovol.volume.histogram import Counter, rows_counted
+from neurovol.volume.histogram import ENOUGH_TO_SHOW, Counter, rows_counted
 from neurovol.volume.omezarr import VolumeWriter
 
 
@@ -42,7 +42,7 @@ class Assemble:
                 voxels = noted[part_name(self.level)]
             array[(slice(None), *here.within(block.write))] = voxels[(slice(None), *here.within(box))]
         if self.histogram:
-            counter = Counter(self.channels, self.dtype, rows_counted(self.shape))
+            counter = Counter(self.channels, self.dtype, rows_counted(self.shape, ENOUGH_TO_SHOW))
             counter.add(array, block.write.start)
             counter.histogram().save(self._note(block))
         return self.writer.write(block.write, array)

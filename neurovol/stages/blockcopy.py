@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from neurovol.blockwise.attempt import Landing
 from neurovol.errors import Failure
 from neurovol.geometry import Block, Box, Receipt, Zyx, ceil_div, round_up, windows, zyx
-from neurovol.volume.histogram import Counter, Histogram, rows_counted, save_levels
+from neurovol.volume.histogram import ENOUGH, ENOUGH_TO_SHOW, Counter, Histogram, rows_counted, save_levels
 from neurovol.volume.omezarr import VolumeWriter
 from neurovol.volume.pyramid import downsample
 from neurovol.volume.shardstream import ShardStream
@@ -89,7 +89,8 @@ class Convert:
         writers = (VolumeWriter(self.path, level, self.durable) for level in range(len(boxes)))
         streams = [stack.enter_context(w.stream(box, place)) for w, box in zip(writers, boxes, strict=True)]
         dtype, n = self.source.dtype, len(self.channels)
-        counters = [Counter(n, dtype, rows_counted(s)) if self.histogram else None for s in shapes]
+        rows = [rows_counted(s, ENOUGH_TO_SHOW if level else ENOUGH) for level, s in enumerate(shapes)]
+        counters = [Counter(n, dtype, every) if self.histogram else None for every in rows]
         last = np.empty((n if self.parted else 0, *boxes[-1].shape), dtype)
         return _Copy(self.fused, streams, counters, boxes[-1], last)
 

@@ -18,7 +18,7 @@ from neurovol.blockwise.runner import Meter, run_blocks
 from neurovol.geometry import Block, BlockGrid, Box, Numbered, Receipt, Window, Zyx, ceil_div, window_count, windows
 from neurovol.progress import Report, silent
 from neurovol.stages.skip import NO_TISSUE, Where
-from neurovol.volume.histogram import Counter, rows_counted
+from neurovol.volume.histogram import ENOUGH_TO_SHOW, Counter, rows_counted
 from neurovol.volume.omezarr import VolumeInfo, VolumeReader, VolumeWriter, open_volume
 from neurovol.volume.pyramid import downsample
 from neurovol.volume.reads import Reads
@@ -114,7 +114,8 @@ class Downsample:
         finer = block.write.upsampled(self.factors).intersect(Box.of_shape(self.volume_below))
         array = downsample(self.below.read(finer), self.factors, self.how)
         if self.notes is not None:
-            counter = Counter(len(array), array.dtype, rows_counted(ceil_div(self.volume_below, self.factors)))
+            rows = rows_counted(ceil_div(self.volume_below, self.factors), ENOUGH_TO_SHOW)
+            counter = Counter(len(array), array.dtype, rows)
             counter.add(array, block.write.start)
             counter.histogram().save(Path(self.notes) / f"{block.index}.npz")
         return self.writer.write(block.write, array)

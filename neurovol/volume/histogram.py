@@ -29,10 +29,11 @@ _PIECE = 2**18  # voxels counted at once: their 64-bit indices stay in the cache
 
 # Counting takes as long as compressing, and percentiles of so many voxels are those of any number of them.
 ENOUGH = 2**26  # voxels; of larger volumes every second, fourth, … row of a slice is counted
+ENOUGH_TO_SHOW = 2**22  # of coarser levels, whose percentiles are where viewers begin and no more
 _FEWEST = 16
 
 
-def rows_counted(volume: Zyx) -> int:
+def rows_counted(volume: Zyx, enough: int = ENOUGH) -> int:
     """Every how many rows of a slice are counted: all of a small volume, a sixteenth of a very large one.
 
     Row y of slice z is counted where y + z is a multiple of it: every row of the microscope's field comes up, and
@@ -42,7 +43,7 @@ def rows_counted(volume: Zyx) -> int:
     (1, 8, 16)
     """
     every = 1
-    while every < _FEWEST and prod(volume) > every * ENOUGH:
+    while every < _FEWEST and prod(volume) > every * enough:
         every *= 2
     return every
 

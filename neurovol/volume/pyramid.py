@@ -75,9 +75,12 @@ def _halve_whole(array: NDArray[Any], factors: Zyx, out: NDArray[Any]) -> None:
     for stack, target in zip(array.reshape(-1, *array.shape[-3:]), out.reshape(-1, *out.shape[-3:]), strict=True):
         for z in range(nz):
             planes = stack[z * fz : (z + 1) * fz]
-            sums = _narrow_sums(planes, fy, memory) if planes.max() <= dim else _wide_sums(planes, fy, memory)
-            np.add(sums, half, out=sums)
-            np.right_shift(sums, shift, out=sums)
+            if planes.max() <= dim:
+                sums, below = _narrow_sums(planes, fy, memory), 8 * narrow.itemsize
+            else:
+                sums, below = _wide_sums(planes, fy, memory), 0
+            np.add(sums, half << below, out=sums)
+            np.right_shift(sums, shift + below, out=sums)
             target[z, :ny, :nx] = sums
 
 
@@ -90,16 +93,17 @@ class _Memory(NamedTuple):
 
 
 def _narrow_sums(planes: NDArray[Any], fy: int, memory: _Memory) -> NDArray[Any]:
-    """Sums of windows that fit the voxels' own type: rows are added as they are, then neighbours."""
+    """Sums of windows that fit the voxels' own type, in the upper halves of what is returned.
+
+    Rows are added as they are; then one multiplication adds each pair's lower neighbour to its upper one, in place.
+    """
     sums = memory.narrow
     rows = [plane[k::fy] for plane in planes for k in range(fy)]
     np.add(rows[0], rows[1], out=sums) if len(rows) > 1 else np.copyto(sums, rows[0])
     for row in rows[2:]:
         np.add(sums, row, out=sums)
-    pairs, part = sums.view(memory.wide.dtype), memory.more[: len(sums)]
-    np.right_shift(pairs, sums.itemsize * 8, out=part)
-    np.add(pairs, part, out=pairs)  # the right sum is in the lower half
-    np.bitwise_and(pairs, np.iinfo(sums.dtype).max, out=pairs)
+    pairs = sums.view(memory.wide.dtype)
+    np.multiply(pairs, (1 << 8 * sums.itemsize) + 1, out=pairs)
     return pairs
 
 
