@@ -55,8 +55,8 @@ class ClusterSettings(Section):
     gpus: int | None = Field(
         None,
         ge=0,
-        description="GPUs of this machine to predict on, each with a worker of its own; default all that torch sees. "
-        "Of a queue: see job and gpu_job",
+        description="GPUs of this machine to predict on, each with a worker of its own, or shared by as many as "
+        "`workers` says; default all that torch sees. Of a queue: see job and gpu_job",
     )
     retries: int = Field(2, ge=0, description="Further attempts at a block that fails, before it is quarantined")
     allowed_bytes: int | None = Field(
