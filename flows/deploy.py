@@ -10,11 +10,13 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.deployments.runner import DeploymentApplyError
 
 from flows.automations import make_automations, never_began, zombies
 from flows.deployments import make_deployments, make_limits, make_pool
@@ -28,7 +30,7 @@ IN_MEMORY = "prefect.server.concurrency.lease_storage.memory"
 
 def deploy(project: Project, site: Site, webhook: str | None, notify: Sequence[str]) -> Iterator[str]:
     """Make all of it; yields what was done, a line each."""
-    with get_client(sync_client=True) as client:
+    with get_client(sync_client=True) as client, _refusals_told(client):
         yield from _server(client)
         blocks = [("block", block_named(client, name)) for name in notify]
         yield make_pool(client, site.pool)
@@ -40,6 +42,19 @@ def deploy(project: Project, site: Site, webhook: str | None, notify: Sequence[s
         if not tell:
             yield "nobody is told of runs that fail or do not start: give --webhook URL or --notify TYPE/NAME"
     yield f"start a worker where flows are to run: prefect worker start --pool {site.pool}"
+
+
+@contextmanager
+def _refusals_told(client: SyncPrefectClient) -> Iterator[None]:
+    """What the server does not take, or does not answer, as a UserError."""
+    try:
+        yield
+    except (httpx.HTTPError, DeploymentApplyError) as error:
+        what = str(error).partition(" - For more information")[0] or type(error).__name__
+        raise UserError(
+            f"{client.api_url}: the server did not take it: {what}; its own log says why (PostgreSQL's database has to "
+            "be in UTF8). What was made until then stays; the same command makes the rest"
+        ) from error
 
 
 def _server(client: SyncPrefectClient) -> Iterator[str]:

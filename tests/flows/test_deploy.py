@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -147,6 +149,36 @@ def test_without_a_server_the_variable_is_named(tmp_path: Path) -> None:
     env = {k: v for k, v in served.environment.items() if k != "PREFECT_API_URL"}
     unset = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert (unset.returncode, "PREFECT_API_URL is not set" in unset.stderr) == (2, True)
+
+
+class Broken(BaseHTTPRequestHandler):
+    """As a server whose database takes nothing."""
+
+    def do_GET(self) -> None:
+        self._answered(200 if self.path.endswith("/admin/settings") else 500)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answered(500)
+
+    def _answered(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        """It says nothing."""
+
+
+def test_what_a_server_does_not_take_is_told_without_a_traceback(tmp_path: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), Broken) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        refused = Served(tmp_path / "prefect", server.server_port).deploy(write_project(tmp_path))
+        server.shutdown()
+    assert refused.returncode == 2, refused.stderr
+    assert "the server did not take it: Server error '500" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 @contextmanager

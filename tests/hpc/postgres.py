@@ -29,7 +29,7 @@ def _running(folder: Path) -> Iterator[str]:
     def run(*command: str) -> None:
         subprocess.run(["runuser", "-u", "postgres", "--", *command], check=True, stdout=subprocess.DEVNULL, cwd="/")
 
-    run(str(binaries / "initdb"), "--auth=trust", "--username=prefect", str(folder / "data"))
+    run(str(binaries / "initdb"), "--auth=trust", "--encoding=UTF8", "--username=prefect", str(folder / "data"))
     options = f"-p {port} -c listen_addresses=127.0.0.1 -k {folder}"
     control = [str(binaries / "pg_ctl"), "--wait", "-D", str(folder / "data"), "-l", str(folder / "log")]
     run(*control, "-o", options, "start")
