@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import threading
+from pathlib import Path
 
 import psutil
 
@@ -21,14 +22,18 @@ class Peak:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        alone = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # exact, where there are no children
-        self.mb = round(max(alone, self.together) / 1e6)
+        self.mb = round(max(_highest_bytes(), self.together) / 1e6)
 
     def _watch(self) -> None:
         me = psutil.Process()
         while not self._stop.wait(0.2):
             with contextlib.suppress(psutil.Error):  # a child that ended meanwhile
                 self.together = max(self.together, sum(p.memory_info().rss for p in (me, *me.children(True))))
+
+
+def _highest_bytes() -> int:
+    """Of this process alone, exact. (Its ru_maxrss begins with what the process held that started it.)"""
+    return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 
 
 def cpu_seconds() -> float:
