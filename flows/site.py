@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from prefect.client.schemas.schedules import CronSchedule
 from pydantic import AfterValidator, Field
 
 from neurovol.errors import UserError
 from neurovol.fields import Name, Section
-from neurovol.projectfile import checked
+from neurovol.projectfile import load_yaml
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 HEARTBEAT_S = 30  # the shortest that Prefect allows
@@ -87,7 +86,8 @@ class Manifest(Section):
 
 def read_site(file: Path) -> Site:
     """A site file, checked; a UserError names file, field, value and rule."""
-    site = checked(Site, str(file), **_table(file))
+    there = ", ".join(sorted(str(p) for p in (DEPLOY / "sites").glob("*.yaml")))
+    site = load_yaml(Site, file, f"site files are {there}")
     known = {deployment.flow for deployment in read_manifest().deployments}
     for flow in site.deployments:
         if flow not in known:
@@ -96,18 +96,4 @@ def read_site(file: Path) -> Site:
 
 
 def read_manifest() -> Manifest:
-    file = DEPLOY / "prefect.yaml"
-    return checked(Manifest, str(file), **_table(file))
-
-
-def _table(file: Path) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        known = ", ".join(sorted(str(p) for p in (DEPLOY / "sites").glob("*.yaml")))
-        raise UserError(f"{file}: cannot be read: {error.strerror}; site files are {known}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not valid YAML: {error}") from None
-    if not isinstance(found or {}, dict):
-        raise UserError(f"{file}: holds a {type(found).__name__} where `key: value` lines are expected")
-    return found or {}
+    return load_yaml(Manifest, DEPLOY / "prefect.yaml", "take it from neurovol's own sources")

@@ -1,4 +1,4 @@
-"""Reads a project file: TOML with overrides laid over it, checked field by field."""
+"""Reads files of settings, checked field by field: a project's, TOML with overrides laid over it, and YAML."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from neurovol.errors import UserError
@@ -76,3 +77,16 @@ def load_settings(file: Path, overrides: dict[str, Any] | None = None) -> Projec
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not valid TOML: {error}") from None
     return checked(ProjectSettings, str(file), **with_overrides(raw, overrides or {}))
+
+
+def load_yaml(model: type[Model], file: Path, way_out: str) -> Model:
+    """Read and check a YAML file; a UserError names file, field, value and rule, or where it is not there `way_out`."""
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}; {way_out}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not valid YAML: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: holds a {type(found).__name__} where `key: value` lines are expected")
+    return checked(model, str(file), **found)

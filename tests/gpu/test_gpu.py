@@ -46,9 +46,9 @@ def unseen() -> dict[str, str]:
     return os.environ | {"CUDA_VISIBLE_DEVICES": ""}
 
 
-def neurovol(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
+def neurovol(*words: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "neurovol.cli", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
 def segmented(file: Path) -> np.ndarray:
@@ -120,20 +120,20 @@ def test_doctor_sees_the_gpu(trained: Path) -> None:
     assert re.search(r"ok +workers +compute on .* of \d+ GB", told), told
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("network", "window"),
+    ("network", "window", "dtype"),
     [
-        (UNet3DSpec(), (64, 128, 128)),
-        (UNet3DSpec(), (128, 256, 256)),
-        (UNet3DSpec(2), (64, 128, 128)),
-        (CNN2DSpec(), (32, 256, 256)),
+        (UNet3DSpec(), (64, 128, 128), "fp32"),
+        (UNet3DSpec(), (64, 128, 128), "bf16"),
+        (UNet3DSpec(), (128, 256, 256), "fp32"),
+        (UNet3DSpec(), (128, 256, 256), "bf16"),
+        (UNet3DSpec(2), (64, 128, 128), "fp32"),
+        (UNet3DSpec(2), (64, 128, 128), "bf16"),
+        (CNN2DSpec(), (32, 256, 256), "fp32"),
     ],
     ids=str,
 )
 def test_a_worker_keeps_its_promise_of_memory_on_the_gpu_and_beside_it(tmp_path, network, window, dtype):
-    if dtype == "bf16" and isinstance(network, CNN2DSpec):
-        pytest.skip("the 2D CNN predicts in fp32 alone")
     precision = Precision(dtype, True)
     demand = Demand(network, extent_of([Box.of_shape(window)], window, network.stride), window, (32, 64, 64), 2,
                     precision, True)  # fmt: skip

@@ -11,7 +11,6 @@ import torch
 from neurovol.blockwise.ledger import read_ledger
 from neurovol.project import open_project
 from neurovol.stages.steps import Steps
-from tests.hpc.conftest import slurm  # noqa: F401  # a fixture
 from tests.tiny import write_tiny
 
 pytestmark = [
