@@ -182,8 +182,10 @@ def _members(path: Path, stamp: Stamp) -> tuple[Member, ...]:
     try:
         with zipfile.ZipFile(path) as archive:
             listed = [info for info in archive.infolist() if not info.is_dir() and not _is_hidden(info.filename)]
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error) as error:
-        raise UserError(f"{path}: not a readable zip: {error}; it looks truncated: copy or zip it again") from None
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:  # all that damage was seen to raise
+        raise UserError(
+            f"{path}: not a readable zip: {error}; it looks truncated or damaged: copy or zip it again"
+        ) from None
     pictures = [info for info in listed if _suffix(info.filename) in DECODERS]
     if not pictures:
         kinds = ", ".join(f"{n} {kind or 'without an extension'}" for kind, n in _kinds(listed).items()) or "nothing"

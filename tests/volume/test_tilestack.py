@@ -162,6 +162,18 @@ def test_a_truncated_zip_is_refused(tmp_path):
         open_stack(file)
 
 
+@pytest.mark.parametrize(
+    ("where", "damaged"), [("é".encode(), b"\xc3\xff"), (b"PK\x01\x02\x14\x03\x14", b"PK\x01\x02\x14\x03\xff")]
+)
+def test_a_zip_whose_directory_is_damaged_is_refused(tmp_path, where, damaged):
+    file = write_zip(tmp_path / "t.zip", {f"é{z}.png": PICTURES["png"](p) for z, p in enumerate(STACK)})
+    before = file.read_bytes()
+    assert where in before
+    file.write_bytes(before.replace(where, damaged))
+    with pytest.raises(UserError, match=r"t\.zip: not a readable zip: .*damaged"):
+        open_stack(file)
+
+
 def test_a_zip_packed_by_another_method_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"s1\.png is encrypted, or packed by method 14"):
         open_stack(zip_of(tmp_path / "t.zip", STACK, compression=zipfile.ZIP_LZMA))
