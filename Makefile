@@ -27,7 +27,7 @@ ui: $(VENV)/installed      ## the Prefect UI over the demo's runs, until Ctrl-C
 # An environment that pip made (deploy/README.md), shared and perhaps another's, is used as it is
 READY := $(if $(wildcard $(BIN)/neurovol),$(wildcard $(VENV)/installed),$(VENV)/installed)
 deploy: SITE = deploy/sites/local.yaml
-deploy: $(READY)           ## PROJECT=file.toml [SITE=file.yaml] [OPTIONS="--webhook URL"]: to the server PREFECT_API_URL names
+deploy: $(READY)           ## PROJECT=file.toml [SITE=file.yaml] [OPTIONS="--mail URL"]: to the server PREFECT_API_URL names
 	@test -n "$(PROJECT)" || { echo "neurovol: make deploy PROJECT=project.toml [SITE=deploy/sites/slurm.yaml] [OPTIONS=...]"; exit 2; }
 	$(BIN)/python -m flows.deploy "$(PROJECT)" --site "$(SITE)" $(OPTIONS)
 

@@ -1,4 +1,4 @@
-"""`python -m flows.deploy PROJECT [--site FILE] [--webhook URL] [--notify TYPE/NAME]`: all that a server needs of it.
+"""`python -m flows.deploy PROJECT [--site FILE] [--webhook URL] [--mail URL] …`: all that a server needs of it.
 
 Work pool, limits, automations, and a deployment of each flow, made or brought up to date in one go; done twice, it
 changes nothing. The server is the one that PREFECT_API_URL names.
@@ -20,7 +20,7 @@ from prefect.deployments.runner import DeploymentApplyError
 
 from flows.automations import make_automations, never_began, zombies
 from flows.deployments import make_deployments, make_limits, make_pool
-from flows.notices import block_named, make_webhook, notices
+from flows.notices import blocks, notices
 from flows.site import DEPLOY, Site, read_site
 from neurovol.errors import UserError
 from neurovol.project import Project, open_project
@@ -28,19 +28,18 @@ from neurovol.project import Project, open_project
 IN_MEMORY = "prefect.server.concurrency.lease_storage.memory"
 
 
-def deploy(project: Project, site: Site, webhook: str | None, notify: Sequence[str]) -> Iterator[str]:
+def deploy(project: Project, site: Site, webhook: str | None, mail: str | None, notify: Sequence[str]) -> Iterator[str]:
     """Make all of it; yields what was done, a line each."""
     with get_client(sync_client=True) as client, _refusals_told(client):
         yield from _server(client)
-        blocks = [("block", block_named(client, name)) for name in notify]
+        tell = blocks(client, webhook, mail, notify)
         yield make_pool(client, site.pool)
         yield from make_limits(client, site.limits)
         yield from make_deployments(client, project, site)
-        tell = [*blocks, *([("webhook", make_webhook(webhook))] if webhook else [])]
         endings = [zombies(), never_began(timedelta(hours=site.never_began_h))]
         yield from make_automations(client, [*endings, *(notices(tell) if tell else ())])
         if not tell:
-            yield "nobody is told of runs that fail or do not start: give --webhook URL or --notify TYPE/NAME"
+            yield "nobody is told of runs that fail or do not start: give --webhook, --mail or --notify"
     yield f"start a worker where flows are to run: prefect worker start --pool {site.pool}"
 
 
@@ -76,10 +75,16 @@ def _server(client: SyncPrefectClient) -> Iterator[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m flows.deploy", description=(__doc__ or "").split("\n\n")[1])
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.deploy",
+        description=(__doc__ or "").split("\n\n")[1],
+        epilog="@FILE stands for options in a file, a line each, as --webhook=URL: for those that hold a password.",
+        fromfile_prefix_chars="@",
+    )
     parser.add_argument("project", type=Path, metavar="PROJECT", help="project file (TOML), as workers see it")
     parser.add_argument("--site", type=Path, default=DEPLOY / "sites" / "local.yaml", help="default: %(default)s")
     parser.add_argument("--webhook", metavar="URL", help='called with {"text": …} where a run fails or does not start')
+    parser.add_argument("--mail", metavar="URL", help="e-mail then: mailto://mail.lab.example:25/?from=…&to=…,…")
     parser.add_argument(
         "--notify", action="append", default=[], metavar="TYPE/NAME", help="a notification block of the server's"
     )
@@ -91,7 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not os.environ.get("PREFECT_API_URL"):
             raise UserError("PREFECT_API_URL is not set: name the server, as http://127.0.0.1:4200/api")
-        for line in deploy(open_project(options.project), read_site(options.site), options.webhook, options.notify):
+        tell = options.webhook, options.mail, options.notify
+        for line in deploy(open_project(options.project), read_site(options.site), *tell):
             print(line)
     except UserError as error:
         print(f"neurovol: {error}", file=sys.stderr)

@@ -12,11 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import default
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from neurovol.blockwise.ledger import Header, Ledger
 from tests.arriving import arrive, write_project
@@ -34,6 +39,7 @@ class Night:
     served: Served
     file: Path
     told: list[str] = field(default_factory=list)
+    mailed: list[EmailMessage] = field(default_factory=list)
     said: list[dict[str, str]] = field(default_factory=list)  # of every look into the inbox: what of each arrival
     crashed: dict[str, Any] = field(default_factory=dict)
 
@@ -81,6 +87,29 @@ def receiver(told: list[str]) -> Iterator[str]:
         server.shutdown()
 
 
+@dataclass
+class Mailbox:
+    """Keeps what a mail server is given."""
+
+    mails: list[EmailMessage]
+
+    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:
+        assert isinstance(envelope.content, bytes)
+        mail = message_from_bytes(envelope.content, EmailMessage, policy=default)
+        assert envelope.rcpt_tos == [mail["To"]]
+        self.mails.append(mail)
+        return "250 OK"
+
+
+@contextmanager
+def mail_server(mails: list[EmailMessage]) -> Iterator[str]:
+    """The address of a mail server, with two people to write to."""
+    controller = Controller(Mailbox(mails), hostname="127.0.0.1", port=free_port())
+    controller.start()
+    yield f"mailto://127.0.0.1:{controller.port}/?from=neurovol@lab.example&to=a@lab.example,b@lab.example"
+    controller.stop()
+
+
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
     folder = tmp_path_factory.mktemp("night")
@@ -90,8 +119,8 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
     (folder / "arrivals" / "m2.tif").write_bytes(b"no picture")
     served.start()
     try:
-        with receiver(night.told) as hook:
-            deployed = served.deploy(night.file, "--webhook", hook)
+        with receiver(night.told) as hook, mail_server(night.mailed) as mail:
+            deployed = served.deploy(night.file, "--webhook", hook, "--mail", mail)
             assert deployed.returncode == 0, deployed.stderr
             _first_worker(night, folder / "worker-1.log")
             with worker(served, folder / "worker-2.log"):
@@ -166,6 +195,17 @@ def test_people_are_told_of_each_run_that_failed_or_crashed(night: Night) -> Non
     assert any("sample m1 is Crashed: no heartbeat" in text for text in night.told)
     assert any("sample m2 is Failed" in text and "m2.tif" in text for text in night.told)
     assert not any("segment" in text for text in night.told)  # a stage within a run is told of by its run
+
+
+def test_people_are_mailed_the_same_with_a_link_to_the_run(night: Night) -> None:
+    for person in ("a@lab.example", "b@lab.example"):
+        mails = [mail for mail in night.mailed if mail["To"] == person]
+        assert {(mail["From"], mail["Subject"]) for mail in mails} == {("neurovol@lab.example", "neurovol")}
+        texts = [mail.get_content() for mail in mails]
+        assert any("sample m1 is Crashed: no heartbeat" in text for text in texts)
+        assert any("sample m2 is Failed" in text and "m2.tif" in text for text in texts)
+        lost = night.attempts("m1")[0]["id"]
+        assert any(f"/runs/flow-run/{lost}" in text for text in texts)
 
 
 def test_no_slot_is_left_taken(night: Night) -> None:
