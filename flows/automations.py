@@ -11,6 +11,7 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
+from flows.leaving import LEFT
 from flows.site import HEARTBEAT_S
 from flows.stage import PART_TAG, TAG
 
@@ -41,16 +42,16 @@ def trigger_on(tags: list[str], **rule: object) -> EventTrigger:
 def zombies(within: timedelta = timedelta(seconds=3 * HEARTBEAT_S)) -> AutomationCore:
     """Ends runs, and stages within them, from which three heartbeats in a row are missing: their process is gone.
 
-    A run that waits in a queue is not expected to beat, unless its old process still did after the new one was asked
-    for, which takes it seconds to leave.
+    A run that waits in a queue is not expected to beat. Its old process may still do so for a while; what counts then
+    is that it says that it left.
     """
     beat, s = "prefect.flow-run.heartbeat", within.total_seconds()
     return _ending(
         "neurovol: end runs whose process is gone",
         "A run that is killed, or whose machine is lost, cannot say so; the inbox then tries it again",
         f"no heartbeat for {s:g} s: its process was killed, or its machine is lost",
-        after={beat},
-        expect={beat, *WAITS, *ENDED},
+        after={beat, *_events("Running")},  # a process may be gone before its first one
+        expect={beat, LEFT, *WAITS, *ENDED},
         within=within,
     )
 

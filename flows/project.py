@@ -10,7 +10,7 @@ from flows.convert import convert
 from flows.evaluate import evaluate
 from flows.pseudolabel import pseudolabel
 from flows.segment import segment
-from flows.stage import final_summary, parts_tagged, refuse_stale
+from flows.stage import final_summary, of_stages, refuse_stale
 from flows.train import train
 from neurovol.settings import Overrides
 from neurovol.stages.order import Stage
@@ -28,8 +28,8 @@ def project(project_file: Path, settings: Overrides | None = None, redo: list[St
         redo: Stages whose stale results are built anew; the old ones stay until the new are complete.
     """
     stages = refuse_stale(project_file, settings, redo or [])
-    with parts_tagged():
+    with of_stages():
         for name, stage in FLOWS.items():
             if name in stages:
                 stage(project_file, settings=settings, redo=stages[name])
-    final_summary("project", project_file, settings)
+        final_summary("project", project_file, settings)

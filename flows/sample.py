@@ -8,7 +8,7 @@ from prefect import flow
 
 from flows.convert import convert
 from flows.segment import segment
-from flows.stage import final_summary, parts_tagged
+from flows.stage import final_summary, of_stages
 from neurovol.settings import Overrides
 
 
@@ -23,7 +23,7 @@ def sample(project_file: Path, sample: str, settings: Overrides | None = None, r
         settings: Sections to use in place of the project file's.
         redo: Build the sample's stale results anew, or all of them if none is stale.
     """
-    with parts_tagged():
+    with of_stages():
         convert(project_file, sample=sample, settings=settings, redo=redo)
         segment(project_file, sample=sample, settings=settings, redo=redo)
-    final_summary(f"sample {sample}", project_file, settings, sample)
+        final_summary(f"sample {sample}", project_file, settings, sample)

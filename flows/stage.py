@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from prefect import get_run_logger, runtime, tags
 
 from flows.artifacts import Artifacts
+from flows.leaving import leaving
 from flows.limits import slot
 from flows.watch import Watch
 from neurovol.project import open_project, state_of
@@ -23,9 +25,11 @@ from neurovol.stages.summary import report_link, summary, table
 TAG, PART_TAG = "neurovol", "neurovol-stage"  # of runs of a deployment, and of the stages within one
 
 
-def parts_tagged() -> AbstractContextManager[set[str]]:
-    """Within a deployment's run its stages carry a tag as well: automations go by it."""
-    return tags(*([PART_TAG] if TAG in (runtime.flow_run.tags or ()) else []))
+@contextmanager
+def of_stages() -> Iterator[None]:
+    """Within a deployment's run its stages carry a tag as well, by which automations go; and it says when it leaves."""
+    with leaving(), tags(*([PART_TAG] if TAG in (runtime.flow_run.tags or ()) else [])):
+        yield
 
 
 def opened(project_file: Path, settings: Overrides | None, sample: str | None = None) -> Steps:
@@ -45,7 +49,7 @@ def run_stages(
     steps = opened(project_file, settings, sample)
     todo = chosen(actions(steps), stages, sample)
     again = to_redo(todo, stages if redo else ())
-    with Artifacts() as artifacts:
+    with leaving(), Artifacts() as artifacts:
         watch = Watch(artifacts)
         watch.logger.info("Plan\n%s", text_of(plan for action in todo for plan in action.plan()))
         works = again or any(state_of(action.step).kind != "done" for action in todo)

@@ -17,6 +17,7 @@ import pytest
 from prefect.events.schemas.automations import AutomationCore
 
 from flows.automations import never_began, zombies
+from flows.leaving import LEFT
 from tests.arriving import write_project
 from tests.flows.served import Served
 from tests.free import free_port
@@ -138,6 +139,31 @@ def test_a_block_that_is_not_there_is_named(deployed: tuple[Served, Path]) -> No
     assert "--notify sendgrid-email/lab: the server has no such block" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["me@lab.example", "mailto://", "slack://a/b/c",
+     "mailto://u:secret@mail.lab.example/?from=n@lab.example&to=a@lab.example,nonsense"],
+)  # fmt: skip
+def test_a_mail_address_that_would_reach_no_one_is_refused_with_the_form_it_should_have(
+    deployed: tuple[Served, Path], address: str
+) -> None:
+    served, file = deployed
+    refused = served.deploy(file, "--mail", address)
+    assert refused.returncode == 2, refused.stdout
+    assert "--mail: this names no mail server, or someone to whom it could not write" in refused.stderr
+    assert "secret" not in refused.stderr
+
+
+def test_options_with_a_password_may_stand_in_a_file(deployed: tuple[Served, Path], tmp_path: Path) -> None:
+    served, file = deployed
+    options = tmp_path / "options"
+    options.write_text("--mail=mailtos://u:hush-hush@mail.lab.example:587/?from=n@lab.example&to=a@lab.example\n")
+    assert served.deploy(file, f"@{options}").returncode == 0
+    (block,) = served.call("block_documents/filter", {"block_documents": {"name": {"any_": ["neurovol-mail"]}}})
+    assert "hush-hush" not in json.dumps(block)
+    assert served.deploy(file, "--webhook", HOOK).returncode == 0  # as it was
+
+
 def test_without_a_server_the_variable_is_named(tmp_path: Path) -> None:
     file = write_project(tmp_path)
     served = Served(tmp_path / "prefect", free_port())
@@ -192,13 +218,13 @@ def automation(served: Served, wanted: AutomationCore) -> Iterator[None]:
 
 
 def went(served: Served, *states: str) -> str:
-    """A run, by its id, that came into these states one after another; "beat" stands for a heartbeat."""
+    """A run, by its id, that came into these states one after another, or said these events."""
     run = served.start_run("sample/lab", sample="m1")
     for state in states:
-        if state == "beat":
+        if event := {"beat": "prefect.flow-run.heartbeat", "left": LEFT}.get(state):
             tag = {"prefect.resource.id": "prefect.tag.neurovol", "prefect.resource.role": "tag"}
             now = datetime.now(UTC).isoformat()
-            said = {"event": "prefect.flow-run.heartbeat", "occurred": now, "id": str(uuid4()), "related": [tag]}
+            said = {"event": event, "occurred": now, "id": str(uuid4()), "related": [tag]}
             served.call("events", [said | {"resource": {"prefect.resource.id": f"prefect.flow-run.{run}"}}])
         else:
             kind = "SCHEDULED" if state == "AwaitingRetry" else state.upper()
@@ -218,11 +244,13 @@ def test_a_run_that_waits_is_not_expected_to_beat_and_one_that_fell_silent_is_en
     with automation(served, zombies(SHORT)):
         walltime = went(served, "Pending", "Running", "beat", "AwaitingRetry")
         queued = went(served, "Pending", "Running", "beat", "AwaitingRetry", "Pending")
+        slow = went(served, "Pending", "Running", "beat", "AwaitingRetry", "Pending", "beat", "left")
         on = went(served, "Pending", "Running", "beat", "AwaitingRetry", "Pending", "Running", "beat")
         silent = went(served, "Pending", "Running", "beat")
-        for run in (silent, on):
+        silent_at_once = went(served, "Pending", "Running")
+        for run in (silent, silent_at_once, on):
             assert "no heartbeat for 10 s" in served.ended(run, 30)["state"]["message"]
-        assert (state_of(served, walltime), state_of(served, queued)) == ("AwaitingRetry", "Pending")
+        assert [state_of(served, run) for run in (walltime, queued, slow)] == ["AwaitingRetry", "Pending", "Pending"]
 
 
 def test_a_run_that_was_submitted_and_never_began_is_ended(deployed: tuple[Served, Path]) -> None:
