@@ -14,6 +14,7 @@ import httpx
 from prefect import runtime
 from prefect.client.orchestration import get_client
 from prefect.events import emit_event
+from prefect.exceptions import PrefectException
 
 LEFT = "neurovol.flow-run.left"  # an event of a run
 
@@ -26,7 +27,7 @@ def leaving() -> Iterator[None]:
     except Exception:
         raise  # Prefect ends the run, or tries it again: nothing beats then
     except BaseException:
-        with suppress(httpx.HTTPError):
+        with suppress(httpx.HTTPError, PrefectException):  # a server that is away, or knows the run no more
             _say_left()
         raise
 
