@@ -59,3 +59,10 @@ def arrive(file: Path, name: str = "m1", shape: tuple[int, int, int] = (18, 70, 
     stack = file.parent / "arrivals" / f"{name}.tif"
     write_phantom(Phantom(shape=shape, seed=3), stack)
     return stack
+
+
+def write_slow_project(folder: Path) -> tuple[Path, Path]:
+    """A project with sample m1 of many blocks, so that there is time to disturb it; the ledger of its segmentation."""
+    file = write_project(folder, ("window = [16, 64, 64]", "window = [8, 32, 32]"))
+    arrive(file, "m1", (40, 200, 200))
+    return file, folder / "stores/lab/samples/m1/ledgers/segment@unet3d-1.jsonl"

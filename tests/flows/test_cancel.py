@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from neurovol.blockwise.ledger import read_ledger
-from tests.arriving import arrive, write_project
+from tests.arriving import write_slow_project
 from tests.flows.served import Served, eventually, worker
 from tests.free import free_port
 
@@ -16,9 +16,7 @@ GRACE_S = 30
 
 
 def test_a_cancelled_run_ends_in_time_and_the_next_goes_on(tmp_path: Path) -> None:
-    file = write_project(tmp_path, ("window = [16, 64, 64]", "window = [8, 32, 32]"))
-    arrive(file, "m1", (40, 200, 200))
-    place = tmp_path / "stores/lab/samples/m1/ledgers/segment@unet3d-1.jsonl"
+    file, place = write_slow_project(tmp_path)
     served = Served(tmp_path / "prefect", free_port())
     served.start()
     try:

@@ -245,9 +245,10 @@ def test_a_run_that_waits_is_not_expected_to_beat_and_one_that_fell_silent_is_en
         queued = went(served, "Pending", "Running", "beat", "AwaitingRetry", "Pending")
         slow = went(served, "Pending", "Running", "beat", "AwaitingRetry", "Pending", "beat", "left")
         on = went(served, "Pending", "Running", "beat", "AwaitingRetry", "Pending", "Running", "beat")
+        lost_leaving = went(served, "Pending", "Running", "beat", "AwaitingRetry", "Pending", "beat")
         silent = went(served, "Pending", "Running", "beat")
         silent_at_once = went(served, "Pending", "Running")
-        for run in (silent, silent_at_once, on):
+        for run in (silent, silent_at_once, lost_leaving, on):
             assert "no heartbeat for 10 s" in served.ended(run, 30)["state"]["message"]
         assert [state_of(served, run) for run in (walltime, queued, slow)] == ["AwaitingRetry", "Pending", "Pending"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.leaving import LEFT
-from tests.arriving import arrive, write_project
+from tests.arriving import write_slow_project
 from tests.flows.served import Served, eventually, kill_all
 from tests.free import free_port
 
@@ -17,9 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
 
 def test_the_last_that_is_heard_of_a_run_whose_time_is_up_is_that_it_left(tmp_path: Path) -> None:
-    file = write_project(tmp_path, ("window = [16, 64, 64]", "window = [8, 32, 32]"))
-    arrive(file, "m1", (40, 200, 200))
-    place = tmp_path / "stores/lab/samples/m1/ledgers/segment@unet3d-1.jsonl"
+    file, place = write_slow_project(tmp_path)
     served = Served(tmp_path / "prefect", free_port())
     served.start()
     try:
