@@ -21,10 +21,10 @@ Found = TypeVar("Found")
 
 
 class Served:
-    """A server on SQLite that can be stopped and started anew; `home` holds its database."""
+    """A server that can be stopped and started anew, on SQLite in `home` where no address of a database is given."""
 
-    def __init__(self, home: Path, port: int) -> None:
-        self.home, self.port = home, port
+    def __init__(self, home: Path, port: int, database: str | None = None) -> None:
+        self.home, self.port, self.database = home, port, database
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -36,7 +36,8 @@ class Served:
         from flows.server import QUIET
 
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "NEUROVOL_"))}
-        return kept | QUIET | {
+        database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": self.database} if self.database else {}
+        return kept | QUIET | database | {
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": self.api,
 

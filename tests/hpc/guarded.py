@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,21 +12,12 @@ from tests.flows.served import Served
 WHO = ("lab", "some-password")
 
 
-@dataclass
 class Guarded(Served):
     """Takes requests of those who know the password."""
-
-    home: Path
-    port: int
-    database: str
-
-    def __post_init__(self) -> None:
-        super().__init__(self.home, self.port)
 
     @property
     def environment(self) -> dict[str, str]:
         return super().environment | {
-            "PREFECT_SERVER_DATABASE_CONNECTION_URL": self.database,
             "PREFECT_SERVER_API_AUTH_STRING": ":".join(WHO),
             "PREFECT_API_AUTH_STRING": ":".join(WHO),
             "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",

@@ -20,11 +20,11 @@ from flows.site import DEPLOY
 from neurovol.cli import main
 from tests.arriving import arrive, write_project
 from tests.browser import browser
+from tests.flows.postgres import postgres
 from tests.flows.served import eventually, kill_all, worker
 from tests.free import free_port
 from tests.hpc.conftest import jobs, said
 from tests.hpc.guarded import WHO, Guarded
-from tests.hpc.postgres import postgres
 from tests.tiny import contents
 
 pytestmark = [pytest.mark.hpc, pytest.mark.timeout(1200)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -10,6 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.free import free_port
+
+BINARIES = Path("/usr/lib/postgresql")
+
+
+def installed() -> bool:
+    """Whether there is one to be started; that takes root."""
+    return os.geteuid() == 0 and any(BINARIES.glob("*/bin/initdb"))
 
 
 @contextmanager
@@ -23,7 +31,7 @@ def postgres() -> Iterator[str]:
 
 @contextmanager
 def _running(folder: Path) -> Iterator[str]:
-    (binaries,) = Path("/usr/lib/postgresql").glob("*/bin")
+    (binaries,) = BINARIES.glob("*/bin")
     port = free_port()
 
     def run(*command: str) -> None:
