@@ -15,7 +15,7 @@ from neurovol.doctor.project import check_sources, check_start, opened
 from neurovol.doctor.server import check_pools, check_scheduler, check_server
 from neurovol.doctor.slurm import check_commands, check_slurm
 from neurovol.doctor.store import check_room, check_store
-from neurovol.doctor.versions import check_packages, check_python
+from neurovol.doctor.versions import check_compiled, check_packages, check_python
 from neurovol.doctor.workers import check_workers, clusters
 from neurovol.project import Project
 from neurovol.stages.order import actions
@@ -51,6 +51,7 @@ def examine(
         yield from examined("project", SOURCES_S, partial(_open, file, overrides or {}, opening))
     queued = bool(opening) and opening[0].project.settings.cluster.queued
     yield from examined("packages", QUICK_S, partial(check_packages, ["hpc"] if queued else []))
+    yield from examined("compiled code", QUICK_S, check_compiled)
     yield from _of_server()
     for steps in opening:
         yield from _of_project(steps)

@@ -1,4 +1,4 @@
-"""Python and packages against what neurovol asks for: pip keeps to it on the day, other installations break it."""
+"""Python, packages and compiled code: pip keeps to what neurovol asks for on the day, other installations break it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from importlib import metadata
 from packaging.requirements import Requirement
 
 from neurovol.doctor.finding import Finding
+from neurovol.volume.halving import library
 
 OLDEST_PYTHON = (3, 11)
 
@@ -28,6 +29,15 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Iterator[Fi
         yield Finding("fail", "python", f"{told}, and {oldest} is needed", f"install neurovol under Python {oldest}")
     else:
         yield Finding("ok", "python", f"{told} in {sys.prefix}")
+
+
+def check_compiled() -> Iterator[Finding]:
+    """Whether coarser levels are made by compiled code."""
+    if library() is None:
+        way_out = "install a C compiler (gcc), and then neurovol again"
+        yield Finding("warn", "compiled code", "is not there: conversions make coarser levels more slowly", way_out)
+    else:
+        yield Finding("ok", "compiled code", "is there, and makes coarser levels")
 
 
 def check_packages(extras: Sequence[str] = ()) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurovol.geometry import Zyx, ceil_div, zyx
+from neurovol.volume.halving import halve
 
 _TWICE: dict[Any, np.dtype[Any]] = {np.dtype(np.uint8): np.dtype(np.uint16), np.dtype(np.uint16): np.dtype(np.uint32)}
 
@@ -47,7 +48,9 @@ def _halved(array: NDArray[Any], factors: Zyx) -> NDArray[Any]:
     """The mean for halvings: whole windows quickly, the far ends that hold partial ones by the general way."""
     out = np.empty((*array.shape[:-3], *ceil_div(zyx(array.shape[-3:]), factors)), array.dtype)
     z, y, x = (slice(n // f * f) for n, f in zip(array.shape[-3:], factors, strict=True))
-    _halve_whole(array[..., z, y, x], factors, out)
+    whole = array[..., z, y, x]
+    if not halve(whole, factors, out):
+        _halve_whole(whole, factors, out)
     for axis, f in zip((-3, -2, -1), factors, strict=True):
         if array.shape[axis] % f:
             last = [array.shape[axis] - 1]
@@ -57,7 +60,7 @@ def _halved(array: NDArray[Any], factors: Zyx) -> NDArray[Any]:
 
 
 def _halve_whole(array: NDArray[Any], factors: Zyx, out: NDArray[Any]) -> None:
-    """Means of whole windows, plane by plane so that all intermediate sums stay in the cache.
+    """What halve.c does, by numpy: plane by plane so that all intermediate sums stay in the cache.
 
     Two neighbours along x are read as one integer of twice the width, whose halves are added: contiguous
     arithmetic, several times as fast as strided.

@@ -7,7 +7,8 @@
 same codec for all, five levels. Everything is run in turn, round by round, and the first round thrown away; figures
 are medians of the others, in MB of voxels (level 0) per second. Each run is a process of its own; its start, its
 imports and the start of its workers are not timed. The peers are those of convert_peers.py, where an environment
-with them is named; what is missing is said.
+with them is named; what is missing is said. Ratios are taken within a round, and are medians too: a machine that is
+slower in one round than in the next shows in figures, and hardly in ratios.
 
 Rows of ours: `neurovol` is what `neurovol convert` does: pyramid, exact histogram, fsync before the ledger says done;
 the others leave one thing out or change the source. `plain copy` reads, cuts, encodes, sums and writes the same
@@ -28,6 +29,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from importlib.metadata import version
 from itertools import product
@@ -41,10 +43,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from convert_data import FULL, QUICK, stack_folder, stack_lzw
 from convert_layout import CHUNK, CODEC, FACTORS, SHARD
 
+Figures = dict[str, dict[str, float]]
+
 OURS = {
     "neurovol": [],
     "neurovol no fsync": ["--no-fsync"],
     "neurovol level 0": ["--levels", "0"],
+    "neurovol level 0 no fsync": ["--levels", "0", "--no-fsync"],
     "neurovol level 0 no fsync no histogram": ["--levels", "0", "--no-fsync", "--no-histogram"],
     "neurovol one worker": ["--workers", "1"],
     "neurovol LZW": ["--source", "lzw.tif"],
@@ -218,8 +223,8 @@ def run(python: str, script: str, arguments: list[str]) -> dict[str, float]:
     return found
 
 
-def measure(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """By name: MB/s and peak memory in MB, medians; the first round is thrown away."""
+def measure(folder: Path, options: argparse.Namespace) -> list[Figures]:
+    """Of each round but the first, by name: MB/s and peak memory in MB."""
     shape = QUICK if options.quick else FULL
     volume = prod(shape) * 2 / 1e6
     if not (folder / "mosaic").exists():
@@ -238,26 +243,26 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, fl
     for name, processes in PLAIN.items():
         commands[name] = (sys.executable, "bench_convert.py", ["--plain-copy", str(folder), "--dest", str(dest),
                           "--workers", str(processes)])  # fmt: skip
-    times: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
-    bound: dict[str, list[float]] = {"codec bound": [], "LZW bound": []}
+    rounds: list[Figures] = []
     for turn in range(2 if options.quick else ROUNDS):
+        figures: Figures = {}
         for name, (python, script, arguments) in commands.items():
             found = run(python, script, arguments)
-            times[name].append({"MB/s": volume / found["seconds"], "peak MB": found["peak_mb"]})
+            figures[name] = {"MB/s": volume / found["seconds"], "peak MB": found["peak_mb"]}
             print(f"round {turn}  {name:40}{volume / found['seconds']:8.0f} MB/s{found['peak_mb']:8.0f} MB", flush=True)
             for leftover in folder.glob("out.*"):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             os.sync()  # no run pays for what the one before left unwritten
-        for name, rate in bounds(folder, 2).items():
-            bound[name].append(rate)
-    medians = {
-        name: {key: round(statistics.median(f[key] for f in found[1:]), 1) for key in found[0]}
-        for name, found in times.items()
-    }
-    return medians | {name: {"MB/s": round(statistics.median(rates[1:]), 1)} for name, rates in bound.items()}
+        rounds.append(figures | {name: {"MB/s": rate} for name, rate in bounds(folder, 2).items()})
+    return rounds[1:]
 
 
-def ratios(found: dict[str, dict[str, float]]) -> dict[str, float]:
+def medians(found: Sequence[Mapping[str, float]], digits: int) -> dict[str, float]:
+    return {name: round(statistics.median(one[name] for one in found), digits) for name in found[0]}
+
+
+def ratios(found: Figures) -> dict[str, float]:
+    """Of one round."""
     rate = {name: figures["MB/s"] for name, figures in found.items()}
     peak = {name: figures.get("peak MB", 0.0) for name, figures in found.items()}
     wanted = {
@@ -266,6 +271,7 @@ def ratios(found: dict[str, dict[str, float]]) -> dict[str, float]:
         "of_plain_copy": rate["neurovol level 0 no fsync no histogram"] / rate["plain copy"],
         "plain_copy_two_vs_one": rate["plain copy"] / rate["plain copy one process"],
         "pyramid_extra": rate["neurovol level 0"] / rate["neurovol"] - 1,
+        "pyramid_extra_no_fsync": rate["neurovol level 0 no fsync"] / rate["neurovol no fsync"] - 1,
         "fsync_costs": 1 - rate["neurovol"] / rate["neurovol no fsync"],
         "lzw_of_bound": rate["neurovol LZW"] / rate["LZW bound"],
         "zetastitcher_vs_stack": rate["neurovol ZetaStitcher"] / rate["neurovol"],
@@ -279,7 +285,7 @@ def ratios(found: dict[str, dict[str, float]]) -> dict[str, float]:
     if "tensorstore-nosync" in rate:
         wanted["vs_tensorstore_no_fsync"] = rate["neurovol no fsync"] / rate["tensorstore-nosync"]
         wanted["peak_vs_tensorstore"] = peak["neurovol"] / peak["tensorstore"]
-    return {name: round(value, 3) for name, value in wanted.items()}
+    return wanted
 
 
 def main() -> None:
@@ -311,13 +317,16 @@ def main() -> None:
     if options.folder:
         options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
-        found = measure(options.folder or Path(temporary), options)
+        rounds = measure(options.folder or Path(temporary), options)
     for name in ("peers", "stack_to_chunk"):
         if not getattr(options, name):
             print(f"not measured: --{name.replace('_', '-')} names no environment")
+    from neurovol.volume.halving import library
+
     result = {
-        "figures": found,
-        "ratios": ratios(found),
+        "figures": {name: medians([one[name] for one in rounds], 1) for name in rounds[0]},
+        "ratios": medians([ratios(one) for one in rounds], 3),
+        "compiled": library() is not None,
         "machine": {"cores": len(os.sched_getaffinity(0)), "processor": platform.processor() or platform.machine()},
         "codec": CODEC,
         "versions": {name: version(name) for name in ("zarr", "numcodecs", "numpy", "distributed", "tifffile")},

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from neurovol.doctor.versions import check_packages, check_python
+from neurovol.doctor.versions import check_compiled, check_packages, check_python
+from neurovol.volume.halving import library
 
 
 @pytest.fixture
@@ -64,3 +65,8 @@ def test_an_old_python_is_refused_with_the_one_that_is_needed() -> None:
     (found,) = check_python((3, 10, 4))
     assert (found.level, found.text) == ("fail", "3.10.4, and 3.11 is needed")
     assert [found.level for found in check_python()] == ["ok"]
+
+
+def test_what_an_installation_without_a_c_compiler_lacks_is_a_warning() -> None:
+    (found,) = check_compiled()
+    assert (found.level, bool(found.way_out)) == (("ok", False) if library() else ("warn", True))

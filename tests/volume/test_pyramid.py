@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurovol.geometry import BlockGrid, Box, ceil_div, zyx
-from neurovol.volume.pyramid import downsample
+from neurovol.volume.halving import halve, library
+from neurovol.volume.pyramid import _halve_whole, _mean, downsample
 
 shapes = st.tuples(*(st.integers(1, 13),) * 3)
 factors_zyx = st.tuples(*(st.integers(1, 3),) * 3) | st.tuples(st.integers(1, 2), st.integers(1, 2), st.just(2))
@@ -41,6 +42,38 @@ def test_blocks_never_show_in_a_level(shape, factors, block, how):
         finer = cell.write.upsampled(factors).intersect(Box.of_shape(shape))
         part = downsample(array[(..., *finer.slices)], factors, how)
         np.testing.assert_array_equal(part, whole[(..., *cell.write.slices)])
+
+
+compiled = pytest.mark.skipif(library() is None, reason="neurovol was installed without a C compiler")
+halvings = st.tuples(st.integers(1, 2), st.integers(1, 2), st.just(2))
+wholes = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 70))  # wider than a vector of any processor
+
+
+@compiled
+@settings(max_examples=200, deadline=None)
+@given(wholes, halvings, st.sampled_from([np.uint8, np.uint16]), st.integers(1, 65535), st.integers(0, 2))
+def test_compiled_means_are_those_of_numpy(coarse, factors, dtype, bright, margin):
+    """Of dim and of bright voxels, and of parts of larger arrays."""
+    nz, ny, nx = (n * f for n, f in zip(coarse, factors, strict=True))
+    held = np.minimum(_volume((2, nz + margin, ny + margin, nx + margin), dtype), min(bright, np.iinfo(dtype).max))
+    array = held[:, margin:, margin:, margin:]
+    target = np.zeros((2, *(n + margin for n in coarse)), dtype)
+    by_numpy = np.empty((2, *coarse), dtype)
+    assert halve(array, factors, target)
+    _halve_whole(array, factors, by_numpy)
+    nz, ny, nx = coarse
+    np.testing.assert_array_equal(target[:, :nz, :ny, :nx], by_numpy)
+    np.testing.assert_array_equal(by_numpy, _mean(array, factors))
+    target[:, :nz, :ny, :nx] = 0
+    assert not target.any()  # nothing is written beyond
+
+
+@compiled
+def test_what_is_not_contiguous_along_x_is_left_to_numpy():
+    array, out = _volume((2, 4, 16), np.uint16)[..., ::2], np.zeros((1, 2, 4), np.uint16)
+    assert not halve(array, (2, 2, 2), out)
+    assert not out.any()
+    np.testing.assert_array_equal(downsample(array, (2, 2, 2), "mean"), _mean(array, (2, 2, 2)))
 
 
 def test_the_far_end_averages_only_what_exists():
