@@ -6,6 +6,7 @@ of the block or less, is noted, so that nothing of the store is read again to ma
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,3 +50,14 @@ class Assemble:
 
     def _note(self, block: Block) -> Path:
         return Path(self.notes) / f"{block.index}.npz"
+
+
+@dataclass(frozen=True)
+class AssembleLevels:
+    """Blocks of several levels, none of which waits for those of another; told from each other by their numbers."""
+
+    firsts: tuple[int, ...]  # the number of each level's first block, ascending
+    levels: tuple[Assemble, ...]
+
+    def __call__(self, block: Block) -> Receipt:
+        return self.levels[bisect_right(self.firsts, block.index) - 1](block)

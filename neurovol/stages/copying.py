@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby
 from math import prod
 from operator import mul
 from pathlib import Path
@@ -16,11 +16,11 @@ from neurovol.blockwise.runner import Meter, refuse_quarantined, run_blocks, set
 from neurovol.errors import UserError
 from neurovol.geometry import Block, BlockGrid, Box, ceil_div, zyx
 from neurovol.levels import coarsening
-from neurovol.stages.assemble import Assemble
+from neurovol.stages.assemble import Assemble, AssembleLevels
 from neurovol.stages.blockcopy import Convert, slab_depth
 from neurovol.stages.cover import write_coarser
 from neurovol.stages.view import SampleView
-from neurovol.volume.omezarr import VolumeWriter, open_volume
+from neurovol.volume.omezarr import VolumeInfo, VolumeWriter, open_volume
 from neurovol.volume.tiffmap import CACHE_BYTES
 from neurovol.volume.unpacked import Unpack, Unpacked, planes_of, record_failure
 
@@ -99,21 +99,29 @@ def copy_levels(
     else:
         run_blocks(client, task, blocks[0], meter, retries=retries, together=most)
     first = 1 + info.fused
-    for level in range(first, first + len(task.parted)):
-        assemble = Assemble(
-            task.notes,
-            BlockGrid(info.shape, info.shard(0), info.shard(0)),
-            coarsening(info.factors[:level]),
-            level,
-            info.level_shape(level),
-            len(task.channels),
-            info.dtype,
-            VolumeWriter(task.path, level, task.durable),
-            task.histogram,
+    after = first + len(task.parted)
+    parted = [level for level in range(first, after) if blocks[level]]
+    if parted:
+        assemble = AssembleLevels(
+            tuple(blocks[level][0].index for level in parted), tuple(_assemble(task, info, level) for level in parted)
         )
-        run_blocks(client, assemble, blocks[level], meter, retries=retries)
+        run_blocks(client, assemble, list(chain(*(blocks[level] for level in parted))), meter, retries=retries)
     notes = Path(task.notes) if task.histogram else None
-    write_coarser(client, info.path, blocks, meter, "mean", retries, notes, first + len(task.parted))
+    write_coarser(client, info.path, blocks, meter, "mean", retries, notes, after)
+
+
+def _assemble(task: Convert, info: VolumeInfo, level: int) -> Assemble:
+    return Assemble(
+        task.notes,
+        BlockGrid(info.shape, info.shard(0), info.shard(0)),
+        coarsening(info.factors[:level]),
+        level,
+        info.level_shape(level),
+        len(task.channels),
+        info.dtype,
+        VolumeWriter(task.path, level, task.durable),
+        task.histogram,
+    )
 
 
 def run_unpacked(
