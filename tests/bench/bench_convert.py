@@ -6,9 +6,11 @@
 2.5 GB of uint16 in a folder of uncompressed slices, page cache warm; chunk 64 × 128 × 128, shard 256 × 512 × 512, the
 same codec for all, five levels. Everything is run in turn, round by round, and the first round thrown away; figures
 are medians of the others, in MB of voxels (level 0) per second. Each run is a process of its own; its start, its
-imports and the start of its workers are not timed. The peers are those of convert_peers.py, where an environment
-with them is named; what is missing is said. Ratios are taken within a round, and are medians too: a machine that is
-slower in one round than in the next shows in figures, and hardly in ratios.
+imports and the start of its workers are not timed; nor that it first touches its memory, which can take as long as
+the work itself, and happens once in a conversion of a day: each converts a first part untimed, ours a row of blocks on
+each worker, the peers a layer of shards. The peers are those of convert_peers.py, where an environment with them is
+named; what is missing is said. Ratios are taken within a round, and are medians too: a machine that is slower in one
+round than in the next shows in figures, and hardly in ratios.
 
 Rows of ours: `neurovol` is what `neurovol convert` does: pyramid, exact histogram, fsync before the ledger says done;
 the others leave one thing out or change the source. `plain copy` reads, cuts, encodes, sums and writes the same
@@ -35,8 +37,15 @@ from importlib.metadata import version
 from itertools import product
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+    from neurovol.geometry.blocks import Numbered
+    from neurovol.stages.blockcopy import Convert
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -127,6 +136,7 @@ def plain_copy(folder: Path, dest: Path, processes: int) -> dict[str, float]:
     dest.mkdir()
     with ProcessPoolExecutor(processes) as pool:
         list(pool.map(_warm, range(processes)))
+        list(pool.map(_copy_part, [(folder, dest, part, 4 * processes) for part in range(processes)]))
         start = time.perf_counter()
         list(pool.map(_copy_part, [(folder, dest, part, processes) for part in range(processes)]))
     return {"seconds": time.perf_counter() - start, "peak_mb": 0.0}
@@ -171,30 +181,17 @@ def ours(folder: Path, dest: Path, options: argparse.Namespace) -> dict[str, flo
     from neurovol.blockwise.ledger import Header, Ledger
     from neurovol.blockwise.runner import Meter
     from neurovol.clustersettings import ClusterSettings
-    from neurovol.levels import fused_levels, parted_levels
-    from neurovol.stages.blockcopy import Convert
     from neurovol.stages.convert import level_histograms
     from neurovol.stages.copying import copy_levels
-    from neurovol.stages.cover import level_blocks
-    from neurovol.volume.omezarr import create_volume, finish_volume, open_volume
-    from neurovol.volume.source import open_path
+    from neurovol.volume.omezarr import finish_volume
     from neurovol.volume.unpacked import needs_scratch
 
     with open_client(ClusterSettings(workers=options.workers, threads=1)) as client, Peak() as peak:
-        client.run(_imported)
+        client.run(_warmed_up, folder, dest, options)
         start = time.perf_counter()
-        source = open_path(folder / options.source)
+        task, blocks = begun(folder / options.source, dest, options)
+        notes, source, fused = Path(task.notes), task.source, len(task.fused)
         shape = source.shape[1:]
-        factors = FACTORS[: options.levels]
-        fused = fused_levels(shape, CHUNK, SHARD, factors)
-        create_volume(dest, shape=shape, channels=1, dtype=source.dtype, voxel_size_um=(2, 0.88, 0.88), chunk=CHUNK,
-                      shard=SHARD, factors=factors, fused=fused, codec=CODEC)  # fmt: skip
-        notes = dest.with_suffix(".notes")
-        notes.mkdir()
-        parted = factors[fused : parted_levels(shape, SHARD, factors)]
-        task = Convert(source, (0,), str(dest), factors[:fused], str(notes), parted, durable=not options.no_fsync,
-                       histogram=not options.no_histogram)  # fmt: skip
-        blocks = level_blocks(open_volume(dest, allow_incomplete=True))
         with Ledger(dest.with_suffix(".jsonl"), Header("convert", {}, sum(map(len, blocks)))) as ledger:
             meter = Meter(ledger)
             scratch = dest.with_suffix(".scratch") if needs_scratch(shape, source.grain, SHARD) else None
@@ -207,10 +204,42 @@ def ours(folder: Path, dest: Path, options: argparse.Namespace) -> dict[str, flo
     return {"seconds": seconds, "peak_mb": peak.mb}
 
 
-def _imported() -> None:
-    """On a worker: what a conversion imports, as the peers have it imported before the clock starts."""
-    for module in ("neurovol.stages.copying", "neurovol.volume.source"):
-        importlib.import_module(module)
+def begun(path: Path, dest: Path, options: argparse.Namespace) -> tuple[Convert, list[Numbered]]:
+    """An empty store, the task that fills it, and its blocks by level."""
+    from neurovol.levels import fused_levels, parted_levels
+    from neurovol.stages.blockcopy import Convert
+    from neurovol.stages.cover import level_blocks
+    from neurovol.volume.omezarr import create_volume, open_volume
+    from neurovol.volume.source import open_path
+
+    source = open_path(path)
+    shape = source.shape[1:]
+    factors = FACTORS[: options.levels]
+    fused = fused_levels(shape, CHUNK, SHARD, factors)
+    create_volume(dest, shape=shape, channels=1, dtype=source.dtype, voxel_size_um=(2, 0.88, 0.88), chunk=CHUNK,
+                  shard=SHARD, factors=factors, fused=fused, codec=CODEC)  # fmt: skip
+    notes = dest.with_suffix(".notes")
+    notes.mkdir()
+    parted = factors[fused : parted_levels(shape, SHARD, factors)]
+    task = Convert(source, (0,), str(dest), factors[:fused], str(notes), parted, durable=not options.no_fsync,
+                   histogram=not options.no_histogram)  # fmt: skip
+    return task, level_blocks(open_volume(dest, allow_incomplete=True))
+
+
+def _warmed_up(folder: Path, dest: Path, options: argparse.Namespace, dask_worker: Worker) -> None:
+    """On a worker: all is imported, and its memory touched, as peers have it before the clock starts."""
+    from neurovol.blockwise.attempt import _computing
+
+    importlib.import_module("neurovol.stages.copying")
+    _computing(dask_worker).submit(_warm_up, folder, dest, options).result()  # memory is each thread's own
+
+
+def _warm_up(folder: Path, dest: Path, options: argparse.Namespace) -> None:
+    own = dest.with_name(f"out.warm-{os.getpid()}.zarr")
+    task, blocks = begun(folder / "slices", own, options)
+    task.begin(blocks[0][:TOGETHER]).wait()
+    shutil.rmtree(own)
+    shutil.rmtree(task.notes)
 
 
 def run(python: str, script: str, arguments: list[str]) -> dict[str, float]:
@@ -239,7 +268,7 @@ def measure(folder: Path, options: argparse.Namespace) -> list[Figures]:
     pythons = dict.fromkeys(PEERS, options.peers) | {"stack-to-chunk": options.stack_to_chunk}
     for peer, python in pythons.items():
         if python:
-            commands[peer] = (python, "convert_peers.py", [peer, str(folder / "slices"), str(dest)])
+            commands[peer] = (python, "convert_peers.py", [peer, str(folder / "slices"), str(dest), "--warm-up"])
     for name, processes in PLAIN.items():
         commands[name] = (sys.executable, "bench_convert.py", ["--plain-copy", str(folder), "--dest", str(dest),
                           "--workers", str(processes)])  # fmt: skip

@@ -7,6 +7,7 @@ To be run by the Python of an environment that holds the peers; imports nothing 
     pip install tensorstore ngff-zarr "dask[array]" zarr numcodecs tifffile imagecodecs psutil
     pip install stack-to-chunk tifffile psutil          in an environment of its own: it holds numcodecs to 0.15
 
+With `--warm-up` a layer of shards is converted first, untimed, so that the process has its memory.
 Prints one line of JSON: seconds without start and imports, processor seconds (of stack-to-chunk without its workers),
 the peak memory of the process and its children, the bytes written, versions. convert_check.py compares what was
 written with the slices. All write chunks of 64 × 128 × 128, shards of 256 × 512 × 512 (smaller where a level is),
@@ -24,6 +25,7 @@ import argparse
 import importlib
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -262,10 +264,22 @@ PEERS: dict[str, Callable[[Path, Path, int], None]] = {
 }
 
 
-def measured(peer: str, folder: Path, dest: Path, threads: int) -> dict[str, Any]:
+def warm_up(peer: str, folder: Path, dest: Path, threads: int) -> None:
+    """Convert as many slices as a shard is deep, and remove what came of it."""
+    with tempfile.TemporaryDirectory(dir=dest.parent) as temporary:
+        some = Path(temporary) / "slices"
+        some.mkdir()
+        for file in sorted(folder.glob("*.tif"))[: SHARD[0]]:
+            (some / file.name).symlink_to(file.resolve())
+        PEERS[peer](some, Path(temporary) / "out.zarr", threads)
+
+
+def measured(peer: str, folder: Path, dest: Path, threads: int, warm: bool) -> dict[str, Any]:
     """Convert once; what is imported beforehand is not timed."""
     for module in MODULES[peer]:
         importlib.import_module(module)
+    if warm:
+        warm_up(peer, folder, dest, threads)
     with Peak() as peak:
         before, started = cpu_seconds(), time.perf_counter()
         PEERS[peer](folder, dest, threads)
@@ -295,10 +309,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="uncompressed slices")
     parser.add_argument("dest", type=Path, help="must not exist")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--warm-up", action="store_true", help="convert a layer of shards first, untimed")
     args = parser.parse_args()
     if args.dest.exists():
         parser.error(f"{args.dest}: exists; nothing is overwritten, and overwriting is not what is measured")
-    print(json.dumps(measured(args.peer, args.folder, args.dest, args.threads)))
+    print(json.dumps(measured(args.peer, args.folder, args.dest, args.threads, args.warm_up)))
 
 
 if __name__ == "__main__":
