@@ -51,7 +51,7 @@ def examine(
         yield from examined("project", SOURCES_S, partial(_open, file, overrides or {}, opening))
     queued = bool(opening) and opening[0].project.settings.cluster.queued
     yield from examined("packages", QUICK_S, partial(check_packages, ["hpc"] if queued else []))
-    yield from examined("compiled code", QUICK_S, check_compiled)
+    yield from examined("compiled", QUICK_S, check_compiled)
     yield from _of_server()
     for steps in opening:
         yield from _of_project(steps)

@@ -35,9 +35,9 @@ def check_compiled() -> Iterator[Finding]:
     """Whether coarser levels are made by compiled code."""
     if library() is None:
         way_out = "install a C compiler (gcc), and then neurovol again"
-        yield Finding("warn", "compiled code", "is not there: conversions make coarser levels more slowly", way_out)
+        yield Finding("warn", "compiled", "halve.c is not: conversions make coarser levels more slowly", way_out)
     else:
-        yield Finding("ok", "compiled code", "is there, and makes coarser levels")
+        yield Finding("ok", "compiled", "halve.c, which makes coarser levels")
 
 
 def check_packages(extras: Sequence[str] = ()) -> Iterator[Finding]:
