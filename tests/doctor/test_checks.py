@@ -31,7 +31,8 @@ def test_a_project_in_order_is_all_ok_or_skipped(tmp_path: Path, capsys: pytest.
 
 def test_without_a_project_only_the_machine_is_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
-    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["python", "packages", "server"]
+    named = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
+    assert named == ["python", "packages", "compiled", "server"]
 
 
 def test_a_wrong_project_file_is_a_finding_and_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,7 +40,7 @@ def test_a_wrong_project_file_is_a_finding_and_exit_code_1(tmp_path: Path, capsy
     assert main(["doctor", str(file), "--no-workers"]) == 1
     said = capsys.readouterr()
     assert f"fail     project      {file}: samples.0.phantom.seed = -1" in said.out
-    assert "1 of 4 checks failed" in said.err
+    assert "1 of 5 checks failed" in said.err
     assert "Traceback" not in said.err
 
 
