@@ -32,8 +32,8 @@ def explained(error: ValidationError, file: str) -> str:
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def checked(model: type[Model], where: str, **values: Any) -> Model:
-    """A model of these values; a UserError that names `where`, field, value and rule."""
+def checked(model: type[Model], where: str, /, **values: Any) -> Model:
+    """A model of these values, whatever they are called; a UserError that names `where`, field, value and rule."""
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -197,6 +197,26 @@ def test_source_to_dest_needs_no_project(tmp_path: Path, project: Path) -> None:
     assert open_volume(dest).shape == (5, 40, 50)
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("samples.0.channels=[1]", "--set samples.0.channels: samples is not a section of settings"),
+        ("convert.chunk.0=3", "convert.chunk"),
+        ("where=1", "where = 1"),
+        ("model=1", "model = 1"),
+    ],
+)
+def test_a_setting_that_source_to_dest_does_not_have_is_refused_by_its_name(
+    tmp_path: Path, project: Path, capsys: pytest.CaptureFixture[str], setting: str, said: str
+) -> None:
+    source, dest = project.parent / "raw/s.tif", tmp_path / "out.ome.zarr"
+    assert main(["convert", str(source), str(dest), "--voxel-size", "2", "1", "1", "--set", setting]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+    assert not dest.exists()
+
+
 def test_source_to_dest_refuses_a_dest_of_another_source(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, project: Path
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from neurovol.errors import UserError
 from neurovol.project import Project
-from neurovol.projectfile import checked
+from neurovol.projectfile import checked, with_overrides
 from neurovol.settings import ProjectSettings
 from neurovol.stages.steps import Steps
 
@@ -56,9 +56,6 @@ def single_conversion(
         sample["channels"] = channels
     if voxel_size_um is not None:
         sample["voxel_size_um"] = voxel_size_um
-    sections: dict[str, dict[str, Any]] = {}
-    for name, value in (overrides or {}).items():
-        section, _, key = name.partition(".")
-        sections.setdefault(section, {})[key] = value
-    settings = checked(ProjectSettings, "convert SOURCE DEST", name="single", samples=[sample], **sections)
+    values = with_overrides({"name": "single", "samples": [sample]}, overrides or {})
+    settings = checked(ProjectSettings, "convert SOURCE DEST", **values)
     return Steps(SingleImage(dest.absolute(), settings, dest.absolute()))
