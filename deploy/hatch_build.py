@@ -56,7 +56,9 @@ def compiled(source: Path, library: Path) -> str:
             command = [*compiler.split(), "-O3", "-shared", "-fPIC", *options, "-o", str(made), str(source)]
             try:
                 subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-                shutil.copyfile(made, library)
+                partial = library.with_name(f"{library.name}.{os.getpid()}")
+                shutil.copyfile(made, partial)
+                partial.replace(library)  # whole or not at all, and never in place: runs may have it loaded
             except subprocess.CalledProcessError as error:
                 why = f"{compiler} says: {error.stderr.strip()}"
             except (OSError, subprocess.TimeoutExpired) as error:
