@@ -118,6 +118,7 @@ def bounds(folder: Path, threads: int) -> dict[str, float]:
         return int(page.asarray(maxworkers=1).nbytes)
 
     with ThreadPoolExecutor(threads) as pool, tifffile.TiffFile(folder / "lzw.tif") as tif:
+        tif.filehandle.set_lock(True)  # pages are read by all threads
         rates = {}
         for name, work, things in (("codec", encode, corners * 3), ("LZW", decode, list(tif.pages[: CHUNK[0]]))):
             list(pool.map(work, things))
@@ -235,9 +236,11 @@ def _warmed_up(folder: Path, dest: Path, options: argparse.Namespace, dask_worke
 
 
 def _warm_up(folder: Path, dest: Path, options: argparse.Namespace) -> None:
+    from neurovol.geometry import side_by_side
+
     own = dest.with_name(f"out.warm-{os.getpid()}.zarr")
     task, blocks = begun(folder / "slices", own, options)
-    task.begin(blocks[0][:TOGETHER]).wait()
+    task.begin(next(side_by_side(blocks[0], lambda: TOGETHER))).wait()
     shutil.rmtree(own)
     shutil.rmtree(task.notes)
 
