@@ -37,7 +37,7 @@ class Compiled(BuildHookInterface):
         if why := compiled(source, library):
             self.app.display_warning(f"halve.c is not compiled, so coarser levels are made by numpy, slower: {why}")
             return
-        for other in set(folder.glob("halve-*.so")) - {library}:
+        for other in set(folder.glob("halve-*.so*")) - {library}:  # also of a copy that was cut short
             other.unlink()
         build_data["artifacts"].append(f"{FOLDER}/{library.name}")
         build_data["pure_python"] = False
