@@ -7,7 +7,7 @@ demo ui test: export PREFECT_HOME ?= $(CURDIR)/.prefect
 
 .PHONY: demo ui deploy test check clean
 
-$(VENV)/installed: pyproject.toml deploy/constraints.txt deploy/hatch_build.py neurovol/volume/halve.c
+$(VENV)/installed: pyproject.toml deploy/constraints.txt deploy/hatch_build.py $(wildcard neurovol/volume/*.c)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "neurovol needs Python 3.11 or newer; this is %s.%s: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt --editable '.[dev]'

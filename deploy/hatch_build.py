@@ -1,7 +1,7 @@
-"""Compiles neurovol/volume/halve.c as neurovol is installed, where there is a C compiler; elsewhere numpy does that.
+"""Compiles what of neurovol is C as it is installed, where there is a C compiler; elsewhere other code does the same.
 
-The library depends on no Python. Its name tells of which source it is, so that one that an older checkout left is never
-loaded (neurovol/volume/halving.py looks for the name).
+The library depends on no Python. Its name tells of which sources it is, so that one that an older checkout left is
+never loaded (neurovol/volume/compiled.py looks for the name).
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ class Compiled(BuildHookInterface):
         if self.target_name != "wheel":
             return
         folder = Path(self.root) / FOLDER
-        source = folder / "halve.c"
-        library = folder / f"halve-{hashlib.sha256(source.read_bytes()).hexdigest()[:16]}.so"
-        if why := compiled(source, library):
-            self.app.display_warning(f"halve.c is not compiled, so coarser levels are made by numpy, slower: {why}")
+        sources = sorted(folder.glob("*.c"))
+        together = b"".join(source.read_bytes() for source in sources)
+        library = folder / f"compiled-{hashlib.sha256(together).hexdigest()[:16]}.so"
+        if why := compiled(sources, library):
+            self.app.display_warning(f"neurovol's C is not compiled, so conversions take longer: {why}")
             return
-        for other in set(folder.glob("halve-*.so*")) - {library}:  # also of a copy that was cut short
+        for other in {*folder.glob("compiled-*.so*"), *folder.glob("halve-*.so*")} - {library}:  # also one cut short
             other.unlink()
         build_data["artifacts"].append(f"{FOLDER}/{library.name}")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
 
 
-def compiled(source: Path, library: Path) -> str:
+def compiled(sources: list[Path], library: Path) -> str:
     """Why it could not be; "" where the library is there, whole."""
     compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), "")
     if not compiler:
@@ -53,7 +54,7 @@ def compiled(source: Path, library: Path) -> str:
     for options in TRIES:
         with tempfile.TemporaryDirectory() as scratch:
             made = Path(scratch) / library.name
-            command = [*compiler.split(), "-O3", "-shared", "-fPIC", *options, "-o", str(made), str(source)]
+            command = [*compiler.split(), "-O3", "-shared", "-fPIC", *options, "-o", str(made), *map(str, sources)]
             try:
                 subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
                 partial = library.with_name(f"{library.name}.{os.getpid()}")

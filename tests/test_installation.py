@@ -39,21 +39,21 @@ def build(checkout: Path, **environment: str) -> tuple[Path, str]:
 
 def libraries(wheel: Path) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
-        assert "neurovol/volume/halve.c" in archive.namelist()
+        assert {"neurovol/volume/halve.c", "neurovol/volume/blosc_lz4.c"} <= set(archive.namelist())
         return [name for name in archive.namelist() if name.endswith(".so")]
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
-def test_a_wheel_holds_the_library_of_its_source_alone(checkout: Path, tmp_path: Path) -> None:
-    stale = checkout / "neurovol/volume/halve-0123456789abcdef.so"
-    stale.write_bytes(b"of another source")
+def test_a_wheel_holds_the_library_of_its_sources_alone(checkout: Path, tmp_path: Path) -> None:
+    stale = checkout / "neurovol/volume/compiled-0123456789abcdef.so"
+    stale.write_bytes(b"of other sources")
     wheel, _ = build(checkout)
     assert "-py3-none-linux_" in wheel.name
     assert len(libraries(wheel)) == 1
     assert not stale.exists()
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "installed")
-    code = "from neurovol.volume.halving import library; print(library())"
+    code = "from neurovol.volume.compiled import library; print(library())"
     loaded = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path / "installed", text=True)
     assert str(tmp_path / "installed") in loaded
 
@@ -63,5 +63,5 @@ def test_without_a_compiler_that_works_a_wheel_is_made_and_says_so(checkout: Pat
     wheel, said = build(checkout, CC=compiler)
     assert wheel.name.endswith("-py3-none-any.whl")
     assert libraries(wheel) == []
-    assert "halve.c is not compiled, so coarser levels are made by numpy, slower" in said
+    assert "neurovol's C is not compiled, so conversions take longer" in said
     assert compiler in said

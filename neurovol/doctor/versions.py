@@ -9,7 +9,7 @@ from importlib import metadata
 from packaging.requirements import Requirement
 
 from neurovol.doctor.finding import Finding
-from neurovol.volume.halving import library
+from neurovol.volume.compiled import library
 
 OLDEST_PYTHON = (3, 11)
 
@@ -32,12 +32,12 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Iterator[Fi
 
 
 def check_compiled() -> Iterator[Finding]:
-    """Whether coarser levels are made by compiled code."""
+    """Whether what conversions do most is done by compiled code."""
     if library() is None:
         way_out = "install a C compiler (gcc), and then neurovol again"
-        yield Finding("warn", "compiled", "halve.c is not: conversions make coarser levels more slowly", way_out)
+        yield Finding("warn", "compiled", "neurovol's C is not: conversions take half as long again", way_out)
     else:
-        yield Finding("ok", "compiled", "halve.c, which makes coarser levels")
+        yield Finding("ok", "compiled", "what conversions do most: they take two thirds of the time")
 
 
 def check_packages(extras: Sequence[str] = ()) -> Iterator[Finding]:

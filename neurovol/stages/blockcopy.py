@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from neurovol.blockwise.attempt import Landing
 from neurovol.errors import Failure
 from neurovol.geometry import Block, Box, Receipt, Zyx, ceil_div, round_up, windows, zyx
+from neurovol.stages.layers import Layers
 from neurovol.volume.histogram import ENOUGH, ENOUGH_TO_SHOW, Counter, Histogram, rows_counted, save_levels
 from neurovol.volume.omezarr import VolumeWriter
 from neurovol.volume.pyramid import downsample
-from neurovol.volume.shardstream import ShardStream
 from neurovol.volume.source import Source
 from neurovol.volume.stored import write_text
 from neurovol.volume.unpacked import planes_of
-from neurovol.volume.workspace import reused
 
 SLAB = 8  # slices read at once, and what is made of them made while they are in the processor's cache
 
@@ -62,61 +61,65 @@ class Convert:
     def begin(self, blocks: Sequence[Block]) -> Landing:
         """Blocks side by side along x: whole rows of a slice are read in less time than parts of them.
 
-        |<------- slab, read at once ------->|
+        |<------ slices, read at once ------>|
         |   block    |   block    |   block  |
         """
-        first, last = blocks[0].write, blocks[-1].write
         bad: dict[int, str] = {}
         with ExitStack() as stack:
-            copies = [self._copy(block, place, stack) for place, block in enumerate(blocks)]
-            for slab in self._slabs(Box(first.start, last.stop)):
-                voxels, found = self._read(slab)
-                bad |= found
-                for block, copy in zip(blocks, copies, strict=True):
-                    part = block.write.intersect(slab)
-                    copy.add(part, voxels if part == slab else _cut(voxels, part.within(slab)))
-            receipts = [copy.finish() for copy in copies]
-            return Landing(receipts, partial(self._land, blocks, copies, bad, stack.pop_all()))
+            copy = self._copy(blocks, stack)
+            for slab in self._slabs(copy.levels[0].box):
+                voxels = copy.levels[0].room(slab.shape[0])
+                bad |= self._read(slab, voxels)
+                copy.take(slab, voxels)
+            return Landing(copy.finish(), partial(self._land, blocks, copy, bad, stack.pop_all()))
 
-    def _land(self, blocks: Sequence[Block], copies: list[_Copy], bad: dict[int, str], files: ExitStack) -> None:
+    def _land(self, blocks: Sequence[Block], copy: _Copy, bad: dict[int, str], files: ExitStack) -> None:
         files.close()  # on disk when this returns
-        for block, copy in zip(blocks, copies, strict=True):
-            self._take_notes(block, copy, bad)
+        for place, block in enumerate(blocks):
+            self._take_notes(block, copy, place, bad)
 
-    def _copy(self, block: Block, place: int, stack: ExitStack) -> _Copy:
-        boxes = list(accumulate(self.fused, Box.downsampled, initial=block.write))
-        shapes = list(accumulate(self.fused, ceil_div, initial=zyx(self.source.shape[1:])))
-        writers = (VolumeWriter(self.path, level, self.durable) for level in range(len(boxes)))
-        streams = [stack.enter_context(w.stream(box, place)) for w, box in zip(writers, boxes, strict=True)]
+    def _copy(self, blocks: Sequence[Block], stack: ExitStack) -> _Copy:
         dtype, n = self.source.dtype, len(self.channels)
-        rows = [rows_counted(s, ENOUGH_TO_SHOW if level else ENOUGH) for level, s in enumerate(shapes)]
-        counters = [Counter(n, dtype, every) if self.histogram else None for every in rows]
-        last = np.empty((n if self.parted else 0, *boxes[-1].shape), dtype)
-        return _Copy(self.fused, streams, counters, boxes[-1], last)
+        boxes = [list(accumulate(self.fused, Box.downsampled, initial=block.write)) for block in blocks]
+        shapes = accumulate(self.fused, ceil_div, initial=zyx(self.source.shape[1:]))
+        slabs = accumulate((f[0] for f in self.fused), lambda n, f: -(-n // f), initial=self._slab(blocks[0].write))
+        levels, counters = [], []
+        for level, (shape, slab, own) in enumerate(zip(shapes, slabs, zip(*boxes, strict=True), strict=True)):
+            writer = VolumeWriter(self.path, level, self.durable)
+            streams = [stack.enter_context(writer.stream(box)) for box in own]
+            every = rows_counted(shape, ENOUGH_TO_SHOW if level else ENOUGH)
+            counters.append([Counter(n, dtype, every) if self.histogram else None for _ in blocks])
+            levels.append(Layers(f"level {level}", streams, counters[-1], n, dtype, slab))
+        last = np.empty((n if self.parted else 0, *levels[-1].box.shape), dtype)
+        return _Copy(self.fused, levels, counters, last, [own[-1] for own in boxes])
 
-    def _take_notes(self, block: Block, copy: _Copy, bad: dict[int, str]) -> None:
+    def _take_notes(self, block: Block, copy: _Copy, place: int, bad: dict[int, str]) -> None:
         if bad:
             write_text(self._note(block, "bad"), json.dumps(bad))
         else:
             self._note(block, "bad").unlink(missing_ok=True)  # of an earlier attempt
         if self.histogram or self.parted:
-            parts = islice(accumulate(self.parted, partial(downsample, how="mean"), initial=copy.last), 1, None)
+            parts = islice(
+                accumulate(self.parted, partial(downsample, how="mean"), initial=copy.last_of(place)), 1, None
+            )
             named = {part_name(level): part for level, part in enumerate(parts, 1 + len(self.fused))}
-            save_levels(copy.histograms, self._note(block, "npz"), named)
+            save_levels(copy.histograms(place), self._note(block, "npz"), named)
 
     def _note(self, block: Block, kind: str) -> Path:
         return Path(self.notes) / f"{block.index}.{kind}"
 
-    def _slabs(self, box: Box) -> Iterator[Box]:
-        depth = slab_depth(self.source.grain, self.fused, box.shape[0])
-        return (window.write for window in windows(box, (depth, *box.shape[1:]), (0, 0, 0), (1, 1, 1)))
+    def _slab(self, box: Box) -> int:
+        return slab_depth(self.source.grain, self.fused, box.shape[0])
 
-    def _read(self, slab: Box) -> tuple[NDArray[Any], dict[int, str]]:
-        """(c, z, y, x) on memory that the next call takes again, and slices that could not be read with the reason."""
-        out = reused("slab", (len(self.channels), *slab.shape), self.source.dtype)
+    def _slabs(self, box: Box) -> Iterator[Box]:
+        return (window.write for window in windows(box, (self._slab(box), *box.shape[1:]), (0, 0, 0), (1, 1, 1)))
+
+    def _read(self, slab: Box, out: NDArray[Any]) -> dict[int, str]:
+        """Voxels into `out` (c, z, y, x); slices that could not be read, with the reason."""
         if self.fill:
-            return read_filled(self.source, slab, self.channels, out)
-        return self.source.read(slab, self.channels, out), {}
+            return read_filled(self.source, slab, self.channels, out)[1]
+        self.source.read(slab, self.channels, out)
+        return {}
 
 
 def part_name(level: int) -> str:
@@ -124,43 +127,39 @@ def part_name(level: int) -> str:
     return f"part_of_level_{level}"
 
 
-def _cut(voxels: NDArray[Any], part: tuple[slice, slice, slice]) -> NDArray[Any]:
-    """A part of (c, z, y, x), contiguous, on memory that the next call takes again."""
-    cut = voxels[(slice(None), *part)]
-    out = reused("part of a slab", cut.shape, cut.dtype)
-    out[...] = cut
-    return out
-
-
 @dataclass
 class _Copy:
-    """One block on its way: a shard of each level, and the counts of its values."""
+    """Blocks side by side on their way: a shard of each level for each, and the counts of its values."""
 
     fused: tuple[Zyx, ...]
-    streams: list[ShardStream]
-    counters: list[Counter | None]
-    last_box: Box
+    levels: list[Layers]
+    counters: list[list[Counter | None]]  # by level and block
     last: NDArray[Any]  # (c, z, y, x) of the last of these levels; without channels where no more are made of it
+    last_boxes: list[Box]  # each block's part of it
 
-    def add(self, slab: Box, voxels: NDArray[Any]) -> None:
-        for level, (stream, counter) in enumerate(zip(self.streams, self.counters, strict=True)):
-            if level:
-                voxels = downsample(voxels, self.fused[level - 1], "mean")
-                slab = slab.downsampled(self.fused[level - 1])
-            stream.add(voxels)
-            if counter is not None:
-                counter.add(voxels, slab.start)
+    def take(self, slab: Box, voxels: NDArray[Any]) -> None:
+        """The first level's room holds these voxels, (c, z, y, x): others are made of it, and all written on."""
+        for layers, factors in zip(self.levels[1:], self.fused, strict=True):
+            slab = slab.downsampled(factors)
+            voxels = downsample(voxels, factors, "mean", layers.room(slab.shape[0]))
         if len(self.last):
-            self.last[(slice(None), *slab.within(self.last_box))] = voxels
+            self.last[(slice(None), *slab.within(self.levels[-1].box))] = voxels
+        for layers in self.levels:
+            layers.take()
 
-    def finish(self) -> Receipt:
-        """The receipt of level 0."""
-        receipt, *_ = [stream.finish() for stream in self.streams]
-        return receipt
+    def finish(self) -> list[Receipt]:
+        """Those of level 0."""
+        receipts, *_ = [level.finish() for level in self.levels]
+        return receipts
 
-    @property
-    def histograms(self) -> list[Histogram]:
-        return [counter.histogram() for counter in self.counters if counter is not None]
+    def last_of(self, place: int) -> NDArray[Any]:
+        """A block's part of the last of these levels."""
+        return self.last[(slice(None), *self.last_boxes[place].within(self.levels[-1].box))]
+
+    def histograms(self, place: int) -> list[Histogram]:
+        """A block's, by level."""
+        counters = (level[place] for level in self.counters)
+        return [counter.histogram() for counter in counters if counter is not None]
 
 
 def read_filled(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import accumulate, chain, groupby
+from itertools import chain, groupby
 from math import prod
-from operator import mul
 from pathlib import Path
 
 from distributed import Client
@@ -19,6 +18,7 @@ from neurovol.levels import coarsening
 from neurovol.stages.assemble import Assemble, AssembleLevels
 from neurovol.stages.blockcopy import Convert, slab_depth
 from neurovol.stages.cover import write_coarser
+from neurovol.stages.layers import held_slices
 from neurovol.stages.view import SampleView
 from neurovol.volume.omezarr import VolumeInfo, VolumeWriter, open_volume
 from neurovol.volume.tiffmap import CACHE_BYTES
@@ -34,7 +34,7 @@ def worker_bytes(view: SampleView) -> int:
     """Memory of a worker that copies a sample, beside its libraries: of blocks side by side, or of slices decoded."""
     compressed = view.source.grain != (1, 1, 1)
     slice_bytes = prod(view.shape[1:]) * view.source.dtype.itemsize
-    copying = most_together(view) * _block_bytes(view) + 2 * _slab_bytes(view)  # means are taken of a slab
+    copying = most_together(view) * _block_bytes(view)
     # a decoder holds a slice as it came, and decoded, at once
     unpacking = view.unpacks * (2 * len(view.channels) + 3) * slice_bytes // 2
     needed: int = max(copying + compressed * CACHE_BYTES, unpacking)
@@ -50,19 +50,14 @@ def most_together(view: SampleView) -> int:
 
 
 def _block_bytes(view: SampleView) -> int:
-    """What is held of a block: a layer of chunks of each level, and its part of a slab."""
+    """What is held of a block: of each level as many slices as its chunks take to be whole."""
     fused = view.layout["factors"][: view.fused]
-    finer = accumulate((f[1] * f[2] for f in fused), mul, initial=1)
-    layer = view.chunk[0] * prod(view.layout["shard"][1:]) * view.voxel_bytes
-    held: int = sum(layer // f for f in finer) + _slab_bytes(view)
-    return held
-
-
-def _slab_bytes(view: SampleView) -> int:
     depth, y, x = zyx(view.layout["shard"])
-    slices = slab_depth(view.source.grain, view.layout["factors"][: view.fused], depth)
-    needed: int = slices * y * x * view.voxel_bytes
-    return needed
+    slab, held = slab_depth(view.source.grain, fused, depth), 0
+    for factors in ((1, 1, 1), *fused):
+        slab, y, x = ceil_div((slab, y, x), factors)
+        held += held_slices(view.chunk[0], slab) * y * x * view.voxel_bytes
+    return held
 
 
 def copiers(views: Iterable[SampleView], allowed_bytes: int, cores: int) -> int:

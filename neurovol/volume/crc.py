@@ -1,11 +1,36 @@
-"""The crc32c of bytes that lie one after the other, from the crc32c of each."""
+"""The crc32c of arrays that are not contiguous, and of bytes that lie one after the other from the crc32c of each."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from neurovol.volume.compiled import library, strides
 
 _POLYNOMIAL = 0x82F63B78  # Castagnoli's, lowest bit first, as RFC 3720 has it
+
+
+def extended(crc: int, array_ZYX: NDArray[Any]) -> int:
+    """A crc32c continued by an array's bytes in C order; 0 is that of nothing. No copy is made of rows that lie apart.
+
+    >>> voxels = np.arange(1000, dtype=np.uint16).reshape(10, 10, 10)
+    >>> extended(0, voxels[:, :, 3:7]) == extended(0, voxels[:, :, 3:7].copy())
+    True
+    """
+    apart = None if array_ZYX.flags.c_contiguous else strides(array_ZYX)
+    compiled = library()
+    if apart is not None and compiled is not None:
+        total, (nz, ny, nx), size = ctypes.c_uint32(crc), array_ZYX.shape, array_ZYX.itemsize
+        place = array_ZYX.ctypes.data
+        if compiled.crc32c_rows(ctypes.byref(total), place, *(size * n for n in apart), nz, ny, size * nx):
+            return total.value
+    return int(google_crc32c.extend(crc, np.ascontiguousarray(array_ZYX)))
 
 
 def joined(parts: Iterable[tuple[int, int]]) -> int:

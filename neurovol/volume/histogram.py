@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from neurovol.errors import Failure, UserError
 from neurovol.geometry import Zyx
+from neurovol.volume.compiled import library, strides
 from neurovol.volume.stored import write_bytes
+from neurovol.volume.workspace import reused
 
 # the normalisation rule's percentiles (design, invariant 8)
 LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8
@@ -55,38 +57,51 @@ class Counter:
         """`every`: see rows_counted."""
         if dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
             raise ValueError(f"voxels are {dtype}; histograms are made of uint8 and uint16")
-        self.every = every
+        self.every, self._dtype = every, dtype
         self.counts = np.zeros((channels, int(np.iinfo(dtype).max) + 1), np.int64)
-        self._indices = np.empty(_PIECE, np.intp)
 
     def add(self, array: NDArray[Any], start: Zyx = (0, 0, 0)) -> None:
         """(c, z, y, x) of a box that begins at `start` of the volume."""
         z, y, _ = start
+        if not self._add_compiled(array, z + y):
+            self._add_by_numpy(array, z + y)
+
+    def _add_compiled(self, array: NDArray[Any], first: int) -> bool:
+        compiled, apart = library(), strides(array)
+        if compiled is None or apart is None or array.ndim != 4 or array.dtype != self._dtype:
+            return False
+        count = compiled.count_uint8 if array.itemsize == 1 else compiled.count_uint16
+        for total, channel in zip(self.counts, array, strict=True):
+            count(total.ctypes.data, channel.ctypes.data, *apart, *channel.shape, self.every, first)
+        return True
+
+    def _add_by_numpy(self, array: NDArray[Any], first: int) -> None:
         for total, channel in zip(self.counts, array, strict=True):
             if self.every == 1:
                 self._count(total, [channel])
             else:
-                planes = enumerate(channel, start=z + y)
+                planes = enumerate(channel, start=first)
                 self._count(total, [plane[-i % self.every :: self.every] for i, plane in planes])
 
     def _count(self, total: NDArray[np.int64], parts: list[NDArray[Any]]) -> None:
-        held = 0
+        indices, held = reused("indices", (_PIECE,), np.dtype(np.intp)), 0
         for flat in (part.reshape(-1) for part in parts):
             for start in range(0, flat.size, _PIECE):
                 piece = flat[start : start + _PIECE]
                 if held + piece.size > _PIECE:
-                    self._add(total, held)
+                    _add(total, indices[:held])
                     held = 0
-                self._indices[held : held + piece.size] = piece
+                indices[held : held + piece.size] = piece
                 held += piece.size
-        self._add(total, held)
-
-    def _add(self, total: NDArray[np.int64], held: int) -> None:
-        found = np.bincount(self._indices[:held])
-        total[: found.size] += found
+        _add(total, indices[:held])
 
     def histogram(self) -> Histogram:
         return Histogram.dense(self.counts)
+
+
+def _add(total: NDArray[np.int64], indices: NDArray[np.intp]) -> None:
+    found = np.bincount(indices)
+    total[: found.size] += found
 
 
 @dataclass(frozen=True, eq=False)

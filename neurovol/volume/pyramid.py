@@ -16,18 +16,24 @@ from neurovol.volume.halving import halve
 _TWICE: dict[Any, np.dtype[Any]] = {np.dtype(np.uint8): np.dtype(np.uint16), np.dtype(np.uint16): np.dtype(np.uint32)}
 
 
-def downsample(array: NDArray[Any], factors: Zyx, how: Literal["mean", "max"]) -> NDArray[Any]:
-    """(…, z, y, x) of unsigned integers, coarser by `factors`; same dtype.
+def downsample(
+    array: NDArray[Any], factors: Zyx, how: Literal["mean", "max"], out: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """(…, z, y, x) of unsigned integers, coarser by `factors`; same dtype; into `out` where one is given.
 
     The mean is exact and rounds half up; at an odd far end it is taken over the voxels that exist.
     """
     if not np.issubdtype(array.dtype, np.unsignedinteger):
         raise ValueError(f"voxels are {array.dtype}; levels are made of unsigned integers only")
+    if out is None:
+        out = np.empty((*array.shape[:-3], *ceil_div(zyx(array.shape[-3:]), factors)), array.dtype)
     if how == "max":
-        return _folded(array, factors, np.maximum, array.dtype)
-    if array.dtype in _TWICE and max(factors) <= 2 and factors[2] == 2 and sys.byteorder == "little":
-        return _halved(array, factors)
-    return _mean(array, factors)
+        out[...] = _folded(array, factors, np.maximum, array.dtype)
+    elif array.dtype in _TWICE and max(factors) <= 2 and factors[2] == 2 and sys.byteorder == "little":
+        _halved(array, factors, out)
+    else:
+        out[...] = _mean(array, factors)
+    return out
 
 
 def _mean(array: NDArray[Any], factors: Zyx) -> NDArray[Any]:
@@ -44,9 +50,8 @@ def _mean(array: NDArray[Any], factors: Zyx) -> NDArray[Any]:
     return sums.astype(array.dtype)
 
 
-def _halved(array: NDArray[Any], factors: Zyx) -> NDArray[Any]:
+def _halved(array: NDArray[Any], factors: Zyx, out: NDArray[Any]) -> None:
     """The mean for halvings: whole windows quickly, the far ends that hold partial ones by the general way."""
-    out = np.empty((*array.shape[:-3], *ceil_div(zyx(array.shape[-3:]), factors)), array.dtype)
     z, y, x = (slice(n // f * f) for n, f in zip(array.shape[-3:], factors, strict=True))
     whole = array[..., z, y, x]
     if not halve(whole, factors, out):
@@ -56,7 +61,6 @@ def _halved(array: NDArray[Any], factors: Zyx) -> NDArray[Any]:
             last = [array.shape[axis] - 1]
             far = _mean(array.take(last, axis), factors)
             np.moveaxis(out, axis, 0)[-1:] = np.moveaxis(far, axis, 0)
-    return out
 
 
 def _halve_whole(array: NDArray[Any], factors: Zyx, out: NDArray[Any]) -> None:
@@ -75,7 +79,8 @@ def _halve_whole(array: NDArray[Any], factors: Zyx, out: NDArray[Any]) -> None:
     low = np.iinfo(narrow).max
     dim = (int(low) - half) >> shift  # the largest value of which a window's sum does not overflow
     memory = _Memory(np.empty((ny, 2 * nx), narrow), *(np.empty((ny * fy, nx), wide) for _ in range(2)))
-    for stack, target in zip(array.reshape(-1, *array.shape[-3:]), out.reshape(-1, *out.shape[-3:]), strict=True):
+    for place in np.ndindex(array.shape[:-3]):
+        stack, target = array[place], out[place]
         for z in range(nz):
             planes = stack[z * fz : (z + 1) * fz]
             if planes.max() <= dim:

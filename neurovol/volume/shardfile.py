@@ -24,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurovol.geometry import Zyx
+from neurovol.volume.bloscchunk import blosc_lz4
+from neurovol.volume.workspace import held, reused
 
 Piece = bytes | memoryview
 
@@ -43,21 +45,47 @@ class Codec:
     itemsize: int = 1
     blocksize: int = 0  # bytes that blosc compresses at once; 0: as it likes
 
-    def compressor(self, chunk_bytes: int) -> Callable[[NDArray[Any]], bytes | bytearray]:
-        """Chunk to bytes, which last until the next chunk is compressed; lets other threads run meanwhile."""
-        out = bytearray(chunk_bytes + chunk_bytes // 8 + 1024)  # fresh memory for each costs a tenth
+    def compressor(self, chunk: Zyx, itemsize: int) -> Callable[[NDArray[Any]], Piece]:
+        """A function that compresses chunks to bytes, which last until this thread compresses the next.
+
+        It takes what of the chunk lies within the volume, (z, y, x), which may be part of a larger array; the rest
+        is 0. Meanwhile other threads run.
+        """
+        size = prod(chunk) * itemsize
+        out = held(("compressed", size), lambda: bytearray(size + size // 8 + 1024))  # fresh for each costs a tenth
+        encode: Callable[[Any], bytes | bytearray]
         if self.name == "zstd":
-            return partial(imagecodecs.zstd_encode, level=self.level, out=out)
-        return partial(
-            imagecodecs.blosc_encode,
-            level=self.level,
-            compressor=self.within,
-            shuffle=self.shuffle,
-            typesize=self.itemsize,
-            blocksize=self.blocksize,
-            numthreads=1,
-            out=out,
-        )
+            encode = partial(imagecodecs.zstd_encode, level=self.level, out=out)
+        else:
+            encode = partial(
+                imagecodecs.blosc_encode,
+                level=self.level,
+                compressor=self.within,
+                shuffle=self.shuffle,
+                typesize=self.itemsize,
+                blocksize=self.blocksize,
+                numthreads=1,
+                out=out,
+            )
+        quick = (self.within, self.shuffle, self.itemsize) == ("lz4", "bitshuffle", 2) and self.blocksize > 0
+
+        def compress(voxels: NDArray[Any]) -> Piece:
+            found = blosc_lz4(voxels, chunk, self.level, self.blocksize, out) if quick else None
+            return memoryview(encode(_whole(voxels, chunk))) if found is None else found
+
+        return compress
+
+
+def _whole(voxels: NDArray[Any], chunk: Zyx) -> NDArray[Any]:
+    """A chunk, C-contiguous; of a part of one, the rest is 0."""
+    if voxels.shape == chunk and voxels.flags.c_contiguous:
+        return voxels
+    whole = reused("chunk", chunk, voxels.dtype)
+    if voxels.shape != chunk:
+        whole.fill(0)
+    nz, ny, nx = voxels.shape
+    whole[:nz, :ny, :nx] = voxels
+    return whole
 
 
 def codec_for(dtype: np.dtype[Any], wanted: Literal["auto", "lz4", "zstd"] = "auto") -> Codec:
@@ -79,20 +107,20 @@ def checksum(array: NDArray[Any]) -> int:
 class ShardEncoder:
     """Encodes the chunks of one shard, in any order, and keeps the index of where each lies."""
 
-    def __init__(self, counts: tuple[int, ...], chunk_bytes: int, codec: Codec) -> None:
-        self._compress = codec.compressor(chunk_bytes)
+    def __init__(self, counts: tuple[int, ...], chunk: Zyx, itemsize: int, codec: Codec) -> None:
+        self._compress = codec.compressor(chunk, itemsize)
         self._index = np.full((*counts, 2), NO_CHUNK, _INDEX)
         self._offset = 0
 
     def chunk(self, place: tuple[int, ...], voxels: NDArray[Any]) -> tuple[Piece, ...]:
-        """The pieces of the chunk at that place, which last until the next one; none where all voxels are 0.
+        """The pieces of the chunk at that place, which last until this thread's next one; none where all voxels are 0.
 
-        `voxels` is a whole chunk (z, y, x), C-contiguous.
+        `voxels` (z, y, x) is a chunk, or what of it lies within the volume; the rest is 0.
         """
         # most chunks hold something in their first row, or nothing at all
         if not (voxels[0, 0].any() or voxels.any()):
             return ()
-        data = memoryview(self._compress(voxels))
+        data = self._compress(voxels)
         self._index[place] = self._offset, len(data) + CRC_BYTES
         self._offset += len(data) + CRC_BYTES
         return data, _crc(data)
@@ -110,24 +138,13 @@ def shard_bytes(array: NDArray[Any], chunk: Zyx, shard: Zyx, codec: Codec) -> It
     What of the last chunks lies beyond the volume is 0.
     """
     counts = (*array.shape[:-3], *(s // c for s, c in zip(shard, chunk, strict=True)))
-    encoder = ShardEncoder(counts, prod(chunk) * array.itemsize, codec)
-    buffer = np.zeros(chunk, array.dtype)
+    encoder = ShardEncoder(counts, chunk, array.itemsize, codec)
     for z, *channel, y, x in product(*map(range, (counts[-3], *counts[:-3], *counts[-2:]))):
-        place = (*channel, z, y, x)
-        _fill(buffer, array, place, chunk)
-        yield from encoder.chunk(place, buffer)
+        cell = tuple(slice(p * c, (p + 1) * c) for p, c in zip((z, y, x), chunk, strict=True))
+        part = array[tuple(channel)][cell]
+        if part.size:
+            yield from encoder.chunk((*channel, z, y, x), part)
     yield from encoder.index()
-
-
-def _fill(buffer: NDArray[Any], array: NDArray[Any], place: tuple[int, ...], chunk: Zyx) -> None:
-    """Copy a chunk's voxels to the buffer, zeros where there are none."""
-    *channel, z, y, x = place
-    cell = tuple(slice(p * c, (p + 1) * c) for p, c in zip((z, y, x), chunk, strict=True))
-    part = array[tuple(channel)][cell]
-    if part.shape != buffer.shape:
-        buffer.fill(0)
-    nz, ny, nx = part.shape
-    np.copyto(buffer[:nz, :ny, :nx], part)
 
 
 def _crc(data: Piece) -> bytes:

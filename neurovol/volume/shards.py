@@ -88,11 +88,8 @@ class VolumeWriter:
         return Receipt(box, checksum(array))
 
     @contextmanager
-    def stream(self, box: Box, place: int = 0) -> Iterator[ShardStream]:
-        """One whole shard of an image to write slab by slab; durably on disk, and seen by readers, after the `with`.
-
-        Streams of one thread that are open at once need a `place` each, for their memory.
-        """
+    def stream(self, box: Box) -> Iterator[ShardStream]:
+        """One whole shard of an image to write layer by layer; durably on disk, and seen, after the `with`."""
         info, codec = self._checked(box)
         shard = info.shard(self.level)
         if info.channels is None or len(shard_keys(box, shard)) != 1:
@@ -100,10 +97,7 @@ class VolumeWriter:
         file = info.shard_file(self.level, shard_keys(box, shard)[0])
         with self._errors_told(box):
             with shard_file(file, self.durable) as handle:
-                memory = f"layer of level {self.level} at {place}"
-                yield ShardStream(
-                    handle, box, info.channels, info.dtype, info.chunk, shard, codec, memory, self.durable
-                )
+                yield ShardStream(handle, box, info.channels, info.dtype, info.chunk, shard, codec, self.durable)
             if self.durable:
                 self._sync_names(info, [file])
 
@@ -116,9 +110,10 @@ class VolumeWriter:
         _durable.update(fresh)
 
     def _checked(self, box: Box) -> tuple[VolumeInfo, Codec]:
-        info, array = _opened(self.path, self.level, _version(self.path, self.level), True)
+        version = _version(self.path, self.level)
+        info, _ = _opened(self.path, self.level, version, True)
         _check_whole_shards(box, info.shard(self.level), info.level_shape(self.level))
-        return info, codec_of(array)
+        return info, _codec(self.path, self.level, version)
 
     @contextmanager
     def _errors_told(self, box: Box) -> Iterator[None]:
@@ -178,3 +173,8 @@ def _opened(
 ) -> tuple[VolumeInfo, zarr.Array[Any]]:
     info = open_volume(Path(path), allow_incomplete)
     return info, zarr.open_array(str(Path(path) / str(level)), mode="r", zarr_format=3)
+
+
+@lru_cache(maxsize=32)
+def _codec(path: str, level: int, version: tuple[tuple[int, int], ...]) -> Codec:
+    return codec_of(_opened(path, level, version, True)[1])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Hashable
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 _held = threading.local()
+_Kind = TypeVar("_Kind")
 
 
 def reused(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -26,3 +28,12 @@ def reused(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[A
         memory = _held.__dict__[name] = np.empty(wanted, np.uint8)
     array: NDArray[Any] = memory[:wanted].view(dtype).reshape(shape)
     return array
+
+
+def held(name: Hashable, make: Callable[[], _Kind]) -> _Kind:
+    """What `make` gives, made once by each thread; the next call of that name returns it again."""
+    kept = _held.__dict__.setdefault("kept", {})
+    if name not in kept:
+        kept[name] = make()
+    found: _Kind = kept[name]
+    return found

@@ -56,7 +56,7 @@ def chunks(volume: np.ndarray) -> list[np.ndarray]:
 
 
 def measured(pieces: list[np.ndarray], codec: Codec, rounds: int) -> dict[str, float]:
-    encode, encoding, decoding = codec.compressor(pieces[0].nbytes), [], []
+    encode, encoding, decoding = codec.compressor(pieces[0].shape, pieces[0].itemsize), [], []
     decode = imagecodecs.zstd_decode if codec.name == "zstd" else partial(imagecodecs.blosc_decode, numthreads=1)
     encoded = [bytes(encode(piece)) for piece in pieces]
     out = bytearray(pieces[0].nbytes)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from neurovol.doctor.versions import check_compiled, check_packages, check_python
-from neurovol.volume.halving import library
+from neurovol.volume.compiled import library
 
 
 @pytest.fixture

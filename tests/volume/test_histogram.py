@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from neurovol.errors import Failure, UserError
 from neurovol.geometry import Box
+from neurovol.volume.compiled import library
 from neurovol.volume.histogram import Counter, Histogram, Merging, load_levels, save_levels
 from neurovol.volume.phantom import PhantomSource
 
@@ -99,6 +100,27 @@ def test_of_a_large_volume_every_fourth_row_is_counted_however_it_is_cut(ny: int
     found = counter.histogram()
     np.testing.assert_array_equal(found.values[0], wanted.values[0])
     np.testing.assert_array_equal(found.counts[0], wanted.counts[0])
+
+
+@pytest.mark.skipif(library() is None, reason="neurovol was installed without a C compiler")
+@settings(max_examples=100, deadline=None)
+@given(
+    st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 40)),
+    st.sampled_from([1, 2, 4, 16]),
+    st.integers(0, 40),
+    st.sampled_from([np.uint8, np.uint16]),
+    st.integers(0, 99),
+)
+def test_compiled_counts_are_those_of_numpy(shape, every, first, dtype, seed) -> None:
+    """Of parts of larger arrays."""
+    held = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, (2, *shape), endpoint=True).astype(dtype)
+    part = held[:, :, shape[1] // 3 :, shape[2] // 2 :]
+    compiled, by_numpy = Counter(2, part.dtype, every), Counter(2, part.dtype, every)
+    assert compiled._add_compiled(part, first)
+    by_numpy._add_by_numpy(part, first)
+    np.testing.assert_array_equal(compiled.counts, by_numpy.counts)
+    assert not compiled._add_compiled(held[..., ::2], first)  # rows of every other voxel
+    assert not compiled._add_compiled(part.astype(part.dtype.newbyteorder()), first) or dtype == np.uint8
 
 
 def test_a_quarter_of_a_large_volume_gives_the_percentiles_of_all_of_it() -> None:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurovol.geometry import BlockGrid, Box, ceil_div, zyx
-from neurovol.volume.halving import halve, library
+from neurovol.volume.compiled import library
+from neurovol.volume.halving import halve
 from neurovol.volume.pyramid import _halve_whole, _mean, downsample
 
 shapes = st.tuples(*(st.integers(1, 13),) * 3)

@@ -1,4 +1,4 @@
-"""A shard written slab by slab is the shard written at once."""
+"""A shard written layer by layer is the shard written at once."""
 
 from pathlib import Path
 
@@ -21,9 +21,12 @@ def _volume(path: Path, channels: int = 1, codec: str = "auto", dtype: str = "ui
 
 
 def _streamed(writer: VolumeWriter, box: Box, voxels: np.ndarray, cuts: list[int]) -> object:
+    """Summed up in slabs that end at `cuts`, written in layers of chunks."""
     with writer.stream(box) as stream:
         for slab in np.split(voxels, cuts, axis=1):
-            stream.add(slab)
+            stream.sum_up(slab)
+        for z in range(0, voxels.shape[1], CHUNK[0]):
+            stream.write(voxels[:, z : z + CHUNK[0]])
         return stream.finish()
 
 
@@ -52,8 +55,10 @@ def test_however_a_shard_is_cut_into_slabs_its_file_and_receipt_are_the_same(
 
 def test_a_shard_that_lacks_slices_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     writer, box = _volume(tmp_path / "v"), Box((0, 0, 0), SHARD)
-    with pytest.raises(ValueError, match="5 slices were added to a shard of 8"):
+    with pytest.raises(ValueError, match=r"\(1, 1, 16, 16\) .* is no layer of chunks \(4, 8, 8\); 4 slices left"):
         _streamed(writer, box, np.ones((1, 5, 16, 16), np.uint16), [])
+    with pytest.raises(ValueError, match="of 8 slices of a shard 4 were summed up, 4 written"):
+        _streamed(writer, box, np.ones((1, 4, 16, 16), np.uint16), [])
     assert not list((tmp_path / "v").rglob("*.partial"))
     assert not (tmp_path / "v" / "0" / "c" / "0" / "0" / "0" / "0").exists()
 
