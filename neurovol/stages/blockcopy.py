@@ -89,7 +89,7 @@ class Convert:
             streams = [stack.enter_context(writer.stream(box)) for box in own]
             every = rows_counted(shape, ENOUGH_TO_SHOW if level else ENOUGH)
             counters.append([Counter(n, dtype, every) if self.histogram else None for _ in blocks])
-            levels.append(Layers(f"level {level}", streams, counters[-1], n, dtype, slab))
+            levels.append(Layers(f"level {level}", streams, counters[-1], n, dtype, slab, receipts=not level))
         last = np.empty((n if self.parted else 0, *levels[-1].box.shape), dtype)
         return _Copy(self.fused, levels, counters, last, [own[-1] for own in boxes])
 

@@ -38,6 +38,7 @@ class Layers:
         channels: int,
         dtype: np.dtype[Any],
         slab: int,
+        receipts: bool,
     ) -> None:
         """`name` tells this memory from another level's; `slab`: how many slices are taken at once, or fewer."""
         first, last = streams[0].box, streams[-1].box
@@ -45,6 +46,7 @@ class Layers:
         self._writers = [
             (stream, counter, stream.box.within(self.box)[2]) for stream, counter in zip(streams, counters, strict=True)
         ]
+        self._receipts = receipts
         self._chunk = streams[0].chunk[0]
         self._memory = reused(name, (channels, held_slices(self._chunk, slab), *self.box.shape[1:]), dtype)
         self._gone = self._held = self._begun = 0  # slices: written, of which all but writing is done, given room
@@ -61,7 +63,8 @@ class Layers:
         z, y, x = self.box.start
         for stream, counter, columns in self._writers:
             part = slab[..., columns]
-            stream.sum_up(part)
+            if self._receipts:
+                stream.sum_up(part)
             if counter is not None:
                 counter.add(part, (z + self._gone + self._held, y, x + columns.start))
         self._held = self._begun
@@ -80,5 +83,6 @@ class Layers:
         self._held = self._begun = self._held - written
 
     def finish(self) -> list[Receipt]:
-        """Of each block."""
-        return [stream.finish() for stream, _, _ in self._writers]
+        """Of each block, where receipts are wanted."""
+        found = [stream.finish() for stream, _, _ in self._writers]
+        return [receipt for receipt in found if receipt is not None]

@@ -20,7 +20,7 @@ from neurovol.volume.writeback import start_writeback
 
 
 class ShardStream:
-    """Takes the voxels of one shard in order of z, all channels at once; `finish` gives the receipt."""
+    """Takes the voxels of one shard in order of z, all channels at once; `finish` gives a receipt, if one is wanted."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class ShardStream:
         self._crc32c = [0] * channels
 
     def sum_up(self, slab_CZYX: NDArray[Any]) -> None:
-        """The next slices for the receipt: (c, z, y, x), as wide as the box, any number of them."""
+        """The next slices for a receipt: (c, z, y, x), as wide as the box, any number of them."""
         self._crc32c = [extended(crc, channel) for crc, channel in zip(self._crc32c, slab_CZYX, strict=True)]
         self._summed += slab_CZYX.shape[1]
 
@@ -61,11 +61,11 @@ class ShardStream:
         if self._durable:
             start_writeback(self._file)
 
-    def finish(self) -> Receipt:
-        """Write the index."""
+    def finish(self) -> Receipt | None:
+        """Write the index; the receipt of what was summed up, None where nothing was."""
         depth = self.box.shape[0]
-        if (self._summed, self._written) != (depth, depth):
+        if self._written != depth or self._summed not in (0, depth):
             raise ValueError(f"of {depth} slices of a shard {self._summed} were summed up, {self._written} written")
         self._file.writelines(self._encoder.index())
         size = self.box.size * self._itemsize
-        return Receipt(self.box, joined([(crc, size) for crc in self._crc32c]))
+        return Receipt(self.box, joined([(crc, size) for crc in self._crc32c])) if self._summed else None

@@ -1,7 +1,6 @@
 """However deep slabs and chunks are, a level of blocks side by side is stored as it came."""
 
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +32,7 @@ def test_slabs_of_any_depth_become_shards_of_chunks_of_any_depth(
     counters = [Counter(channels, voxels.dtype) for _ in boxes]
     with ExitStack() as stack:
         streams = [stack.enter_context(VolumeWriter(str(path)).stream(box)) for box in boxes]
-        layers = Layers("a level", streams, counters, channels, voxels.dtype, slab)
+        layers = Layers("a level", streams, counters, channels, voxels.dtype, slab, receipts=True)
         for z in range(0, depth, slab):
             part = voxels[:, z : z + slab]
             layers.room(part.shape[1])[...] = part
