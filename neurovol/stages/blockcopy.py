@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -66,19 +67,27 @@ class Convert:
         """
         bad: dict[int, str] = {}
         with ExitStack() as stack:
-            copy = self._copy(blocks, stack)
+            files = [stack.enter_context(ExitStack()) for _ in blocks]
+            copy = self._copy(blocks, files)
             for slab in self._slabs(copy.levels[0].box):
                 voxels = copy.levels[0].room(slab.shape[0])
                 bad |= self._read(slab, voxels)
                 copy.take(slab, voxels)
-            return Landing(copy.finish(), partial(self._land, blocks, copy, bad, stack.pop_all()))
+            receipts = copy.finish()
+            stack.pop_all()  # from here on each block's files are closed as it lands
+            return Landing(receipts, partial(self._land, blocks, copy, bad, files))
 
-    def _land(self, blocks: Sequence[Block], copy: _Copy, bad: dict[int, str], files: ExitStack) -> None:
-        files.close()  # on disk when this returns
-        for place, block in enumerate(blocks):
-            self._take_notes(block, copy, place, bad)
+    def _land(self, blocks: Sequence[Block], copy: _Copy, bad: dict[int, str], files: Sequence[ExitStack]) -> None:
+        """Of all blocks at once: file systems make many files durable in the time of one."""
 
-    def _copy(self, blocks: Sequence[Block], stack: ExitStack) -> _Copy:
+        def land(place: int) -> None:
+            files[place].close()  # on disk when this returns
+            self._take_notes(blocks[place], copy, place, bad)
+
+        with ThreadPoolExecutor(len(blocks)) as threads:
+            list(threads.map(land, range(len(blocks))))
+
+    def _copy(self, blocks: Sequence[Block], files: Sequence[ExitStack]) -> _Copy:
         dtype, n = self.source.dtype, len(self.channels)
         boxes = [list(accumulate(self.fused, Box.downsampled, initial=block.write)) for block in blocks]
         shapes = accumulate(self.fused, ceil_div, initial=zyx(self.source.shape[1:]))
@@ -86,7 +95,7 @@ class Convert:
         levels, counters = [], []
         for level, (shape, slab, own) in enumerate(zip(shapes, slabs, zip(*boxes, strict=True), strict=True)):
             writer = VolumeWriter(self.path, level, self.durable)
-            streams = [stack.enter_context(writer.stream(box)) for box in own]
+            streams = [file.enter_context(writer.stream(box)) for file, box in zip(files, own, strict=True)]
             every = rows_counted(shape, ENOUGH_TO_SHOW if level else ENOUGH)
             counters.append([Counter(n, dtype, every) if self.histogram else None for _ in blocks])
             levels.append(Layers(f"level {level}", streams, counters[-1], n, dtype, slab, receipts=not level))
