@@ -92,15 +92,15 @@ class Convert:
         boxes = [list(accumulate(self.fused, Box.downsampled, initial=block.write)) for block in blocks]
         shapes = accumulate(self.fused, ceil_div, initial=zyx(self.source.shape[1:]))
         slabs = accumulate((f[0] for f in self.fused), lambda n, f: -(-n // f), initial=self._slab(blocks[0].write))
-        levels, counters = [], []
+        levels = []
         for level, (shape, slab, own) in enumerate(zip(shapes, slabs, zip(*boxes, strict=True), strict=True)):
             writer = VolumeWriter(self.path, level, self.durable)
             streams = [file.enter_context(writer.stream(box)) for file, box in zip(files, own, strict=True)]
             every = rows_counted(shape, ENOUGH_TO_SHOW if level else ENOUGH)
-            counters.append([Counter(n, dtype, every) if self.histogram else None for _ in blocks])
-            levels.append(Layers(f"level {level}", streams, counters[-1], n, dtype, slab, receipts=not level))
+            counters = [Counter(n, dtype, every) if self.histogram else None for _ in blocks]
+            levels.append(Layers(f"level {level}", streams, counters, n, dtype, slab, receipts=not level))
         last = np.empty((n if self.parted else 0, *levels[-1].box.shape), dtype)
-        return _Copy(self.fused, levels, counters, last, [own[-1] for own in boxes])
+        return _Copy(self.fused, levels, last)
 
     def _take_notes(self, block: Block, copy: _Copy, place: int, bad: dict[int, str]) -> None:
         if bad:
@@ -142,9 +142,7 @@ class _Copy:
 
     fused: tuple[Zyx, ...]
     levels: list[Layers]
-    counters: list[list[Counter | None]]  # by level and block
     last: NDArray[Any]  # (c, z, y, x) of the last of these levels; without channels where no more are made of it
-    last_boxes: list[Box]  # each block's part of it
 
     def take(self, slab: Box, voxels: NDArray[Any]) -> None:
         """The first level's room holds these voxels, (c, z, y, x): others are made of it, and all written on."""
@@ -163,11 +161,12 @@ class _Copy:
 
     def last_of(self, place: int) -> NDArray[Any]:
         """A block's part of the last of these levels."""
-        return self.last[(slice(None), *self.last_boxes[place].within(self.levels[-1].box))]
+        layers = self.levels[-1]
+        return self.last[(slice(None), *layers.boxes[place].within(layers.box))]
 
     def histograms(self, place: int) -> list[Histogram]:
         """A block's, by level."""
-        counters = (level[place] for level in self.counters)
+        counters = (layers.counters[place] for layers in self.levels)
         return [counter.histogram() for counter in counters if counter is not None]
 
 

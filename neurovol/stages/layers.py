@@ -43,9 +43,10 @@ class Layers:
         """`name` tells this memory from another level's; `slab`: how many slices are taken at once, or fewer."""
         first, last = streams[0].box, streams[-1].box
         self.box = Box(first.start, last.stop)
-        self._writers = [
-            (stream, counter, stream.box.within(self.box)[2]) for stream, counter in zip(streams, counters, strict=True)
-        ]
+        self.boxes = [stream.box for stream in streams]
+        self.counters = counters
+        columns = [box.within(self.box)[2] for box in self.boxes]
+        self._writers = list(zip(streams, counters, columns, strict=True))
         self._receipts = receipts
         self._chunk = streams[0].chunk[0]
         self._memory = reused(name, (channels, held_slices(self._chunk, slab), *self.box.shape[1:]), dtype)
