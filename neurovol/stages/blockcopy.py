@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from neurovol.blockwise.attempt import Landing
 from neurovol.errors import Failure
 from neurovol.geometry import Block, Box, Receipt, Zyx, ceil_div, round_up, windows, zyx
-from neurovol.stages.layers import Layers
+from neurovol.stages.slabs import Slabs
 from neurovol.volume.histogram import ENOUGH, ENOUGH_TO_SHOW, Counter, Histogram, rows_counted, save_levels
 from neurovol.volume.omezarr import VolumeWriter
 from neurovol.volume.pyramid import downsample
@@ -27,7 +27,7 @@ from neurovol.volume.source import Source
 from neurovol.volume.stored import write_text
 from neurovol.volume.unpacked import planes_of
 
-SLAB = 8  # slices read at once, and what is made of them made while they are in the processor's cache
+SLAB = 4  # slices read at once, and what is made of them made while they are in the processor's cache
 
 
 def slab_depth(grain: Zyx, fused: Iterable[Zyx], depth: int) -> int:
@@ -95,10 +95,14 @@ class Convert:
         levels = []
         for level, (shape, slab, own) in enumerate(zip(shapes, slabs, zip(*boxes, strict=True), strict=True)):
             writer = VolumeWriter(self.path, level, self.durable)
-            streams = [file.enter_context(writer.stream(box)) for file, box in zip(files, own, strict=True)]
+            name = f"level {level}"
+            streams = [
+                file.enter_context(writer.stream(box, f"{name} of block {place}"))
+                for place, (file, box) in enumerate(zip(files, own, strict=True))
+            ]
             every = rows_counted(shape, ENOUGH_TO_SHOW if level else ENOUGH)
             counters = [Counter(n, dtype, every) if self.histogram else None for _ in blocks]
-            levels.append(Layers(f"level {level}", streams, counters, n, dtype, slab, receipts=not level))
+            levels.append(Slabs(name, streams, counters, n, dtype, slab, receipts=not level))
         last = np.empty((n if self.parted else 0, *levels[-1].box.shape), dtype)
         return _Copy(self.fused, levels, last)
 
@@ -141,18 +145,18 @@ class _Copy:
     """Blocks side by side on their way: a shard of each level for each, and the counts of its values."""
 
     fused: tuple[Zyx, ...]
-    levels: list[Layers]
+    levels: list[Slabs]
     last: NDArray[Any]  # (c, z, y, x) of the last of these levels; without channels where no more are made of it
 
     def take(self, slab: Box, voxels: NDArray[Any]) -> None:
         """The first level's room holds these voxels, (c, z, y, x): others are made of it, and all written on."""
-        for layers, factors in zip(self.levels[1:], self.fused, strict=True):
+        for level, factors in zip(self.levels[1:], self.fused, strict=True):
             slab = slab.downsampled(factors)
-            voxels = downsample(voxels, factors, "mean", layers.room(slab.shape[0]))
+            voxels = downsample(voxels, factors, "mean", level.room(slab.shape[0]))
         if len(self.last):
             self.last[(slice(None), *slab.within(self.levels[-1].box))] = voxels
-        for layers in self.levels:
-            layers.take()
+        for level in self.levels:
+            level.take()
 
     def finish(self) -> list[Receipt]:
         """Those of level 0."""
@@ -161,12 +165,12 @@ class _Copy:
 
     def last_of(self, place: int) -> NDArray[Any]:
         """A block's part of the last of these levels."""
-        layers = self.levels[-1]
-        return self.last[(slice(None), *layers.boxes[place].within(layers.box))]
+        level = self.levels[-1]
+        return self.last[(slice(None), *level.boxes[place].within(level.box))]
 
     def histograms(self, place: int) -> list[Histogram]:
         """A block's, by level."""
-        counters = (layers.counters[place] for layers in self.levels)
+        counters = (level.counters[place] for level in self.levels)
         return [counter.histogram() for counter in counters if counter is not None]
 
 

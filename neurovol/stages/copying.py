@@ -13,12 +13,11 @@ from distributed import Client
 
 from neurovol.blockwise.runner import Meter, refuse_quarantined, run_blocks, settled
 from neurovol.errors import UserError
-from neurovol.geometry import Block, BlockGrid, Box, ceil_div, zyx
+from neurovol.geometry import Block, BlockGrid, Box, ceil_div, round_up, zyx
 from neurovol.levels import coarsening
 from neurovol.stages.assemble import Assemble, AssembleLevels
 from neurovol.stages.blockcopy import Convert, slab_depth
 from neurovol.stages.cover import write_coarser
-from neurovol.stages.layers import held_slices
 from neurovol.stages.view import SampleView
 from neurovol.volume.omezarr import VolumeInfo, VolumeWriter, open_volume
 from neurovol.volume.tiffmap import CACHE_BYTES
@@ -50,13 +49,14 @@ def most_together(view: SampleView) -> int:
 
 
 def _block_bytes(view: SampleView) -> int:
-    """What is held of a block: of each level as many slices as its chunks take to be whole."""
+    """What is held of a block: of each level a slab, and a layer of chunks."""
     fused = view.layout["factors"][: view.fused]
     depth, y, x = zyx(view.layout["shard"])
     slab, held = slab_depth(view.source.grain, fused, depth), 0
     for factors in ((1, 1, 1), *fused):
         slab, y, x = ceil_div((slab, y, x), factors)
-        held += held_slices(view.chunk[0], slab) * y * x * view.voxel_bytes
+        layer = prod(round_up(n, c) for n, c in zip((1, y, x), view.chunk, strict=True))
+        held += (slab * y * x + layer) * view.voxel_bytes
     return held
 
 

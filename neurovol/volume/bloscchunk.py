@@ -1,10 +1,11 @@
-"""Chunks as Blosc has them, by blosc_lz4.c where that is compiled and the chunk suits it; the bytes are Blosc's own."""
+"""Chunks as Blosc has them, by blosc_lz4.c where that is compiled and they suit it; the bytes are Blosc's own."""
 
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from functools import cache
-from math import prod
+from math import lcm, prod
 from typing import Any
 
 import imagecodecs
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 
 from neurovol.geometry import Zyx
 from neurovol.volume.compiled import library, strides
-from neurovol.volume.workspace import reused
+from neurovol.volume.packing import Bytes, Piece
 
 _VERSION = "c-blosc 1.21"  # whose bytes blosc_lz4.c makes
+_TILE = 512  # voxels whose bits fill a cache line each
 
 
 @cache
@@ -31,31 +33,52 @@ def _lz4() -> ctypes.c_void_p | None:
         return None
 
 
-def blosc_lz4(voxels: NDArray[Any], chunk: Zyx, level: int, block_bytes: int, out: bytearray) -> memoryview | None:
-    """A chunk of uint16, bitshuffled and compressed into `out`; None, and nothing that counts there, if Blosc has to.
+@dataclass(frozen=True)
+class Shuffled:
+    """Chunks of uint16, bitshuffled as their slices come: one pass over voxels that are in the processor's cache."""
 
-    `voxels` (z, y, x), which may be part of a larger array, is what there is of the chunk; the rest is 0.
-    """
-    compiled, compress, apart = library(), _lz4(), strides(voxels)
-    if compiled is None or compress is None or apart is None or voxels.dtype != np.uint16 or not 1 <= level <= 9:
-        return None
-    chunk_bytes = 2 * prod(chunk)
+    chunk: Zyx
+    level: int
+    block: int  # voxels compressed at once
+    rows: int  # shuffled at once
+    compiled: ctypes.CDLL
+    lz4: ctypes.c_void_p
+    out: bytearray
+
+    def place(self, voxels_ZYX: NDArray[Any], memory: Bytes, z: int) -> None:
+        """As Packer has it."""
+        if (apart := strides(voxels_ZYX)) is None:
+            voxels_ZYX = np.ascontiguousarray(voxels_ZYX)
+            apart = voxels_ZYX.shape[1] * voxels_ZYX.shape[2], voxels_ZYX.shape[2]
+        depth, *rows_and_voxels = voxels_ZYX.shape
+        self._shuffle(memory, voxels_ZYX.ctypes.data, *apart, depth, *rows_and_voxels, z, depth)
+
+    def blank(self, memory: Bytes, z: int) -> None:
+        """As Packer has it."""
+        depth, cy, cx = self.chunk
+        y, x, _ = memory.shape
+        self._shuffle(memory, None, 0, 0, 0, y * cy, x * cx, z, depth - z)
+
+    def _shuffle(self, memory: Bytes, *slices: int | None) -> None:
+        size = memory.shape[2]
+        self.compiled.shuffle_slices_uint16(*slices, *self.chunk[1:], self.rows, self.block, size, memory.ctypes.data)
+
+    def compress(self, chunk: Bytes) -> Piece:
+        """As Packer has it."""
+        target = (ctypes.c_char * len(self.out)).from_buffer(self.out)
+        speed = 10 - self.level  # Blosc's level is the less LZ4 is sped up
+        n = self.compiled.blosc_lz4_uint16(chunk.ctypes.data, chunk.size, self.block, speed, self.lz4, target)
+        return memoryview(self.out)[:n]
+
+
+def shuffled(chunk: Zyx, level: int, block_bytes: int, out: bytearray) -> Shuffled | None:
+    """For chunks of uint16 compressed into `out`, so many bytes of them at once; None where Blosc has to do it."""
+    compiled, lz4, (_, cy, cx), size = library(), _lz4(), chunk, 2 * prod(chunk)
     # as Blosc takes what is asked for, where voxels are compressed by their low and their high bytes apart
-    block_bytes = min(max(2 * min(block_bytes, 2**18), 2**16), chunk_bytes)
-    if len(out) < chunk_bytes + 16 + 12 * -(-chunk_bytes // block_bytes):
+    block = min(max(2 * min(block_bytes, 2**18), 2**16), size) // 2
+    rows = lcm(_TILE, cx) // cx
+    if compiled is None or lz4 is None or not compiled.shuffles(cy, cx, rows, block, size):
         return None
-    scratch = reused("shuffled", (block_bytes,), np.dtype(np.uint8))
-    target = (ctypes.c_char * len(out)).from_buffer(out)
-    # Blosc's level is the less LZ4 is sped up
-    n = compiled.blosc_lz4_uint16(
-        voxels.ctypes.data,
-        *apart,
-        *voxels.shape,
-        *chunk,
-        block_bytes,
-        10 - level,
-        compress,
-        scratch.ctypes.data,
-        target,
-    )
-    return memoryview(out)[:n] if n else None
+    if not 1 <= level <= 9 or len(out) < size + 16 + 6 * size // block:
+        return None
+    return Shuffled(chunk, level, block, rows, compiled, lz4, out)

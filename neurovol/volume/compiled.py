@@ -19,7 +19,9 @@ _COUNT = [_POINTER] * 2 + [_SIZE] * 7, None
 _FUNCTIONS: dict[str, tuple[list[Any], Any]] = {
     "halve_uint8": _HALVE,
     "halve_uint16": _HALVE,
-    "blosc_lz4_uint16": ([_POINTER] + [_SIZE] * 9 + [ctypes.c_int] + [_POINTER] * 3, _SIZE),
+    "shuffles": ([_SIZE] * 5, ctypes.c_int),
+    "shuffle_slices_uint16": ([_POINTER] + [_SIZE] * 12 + [_POINTER], None),
+    "blosc_lz4_uint16": ([_POINTER, _SIZE, _SIZE, ctypes.c_int, _POINTER, _POINTER], _SIZE),
     "count_uint8": _COUNT,
     "count_uint16": _COUNT,
     "crc32c_rows": ([_POINTER, _POINTER] + [_SIZE] * 5, ctypes.c_int),

@@ -9,7 +9,7 @@ shard in one go is a loop of a few lines, and several times as fast. What it wri
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,13 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurovol.geometry import Zyx
-from neurovol.volume.bloscchunk import blosc_lz4
+from neurovol.volume.bloscchunk import shuffled
+from neurovol.volume.packing import Bytes, Copied, Packer, Piece
 from neurovol.volume.workspace import held, reused
-
-Piece = bytes | memoryview
 
 NO_CHUNK = np.uint64(2**64 - 1)  # of a chunk that is zero throughout: it takes no room in the file
 CRC_BYTES = 4
+_GLANCE = 4096  # bytes
 _INDEX = np.dtype("<u8")
 
 
@@ -45,47 +45,27 @@ class Codec:
     itemsize: int = 1
     blocksize: int = 0  # bytes that blosc compresses at once; 0: as it likes
 
-    def compressor(self, chunk: Zyx, itemsize: int) -> Callable[[NDArray[Any]], Piece]:
-        """A function that compresses chunks to bytes, which last until this thread compresses the next.
-
-        It takes what of the chunk lies within the volume, (z, y, x), which may be part of a larger array; the rest
-        is 0. Meanwhile other threads run.
-        """
-        size = prod(chunk) * itemsize
+    def packer(self, chunk: Zyx, dtype: np.dtype[Any]) -> Packer:
+        """What fills chunks (z, y, x) of uint8 or uint16 and compresses them, on this thread."""
+        size = prod(chunk) * dtype.itemsize
         out = held(("compressed", size), lambda: bytearray(size + size // 8 + 1024))  # fresh for each costs a tenth
-        encode: Callable[[Any], bytes | bytearray]
+        if (self.within, self.shuffle, dtype) == ("lz4", "bitshuffle", np.dtype(np.uint16)) and self.blocksize:
+            quick = shuffled(chunk, self.level, self.blocksize, out)
+            if quick is not None:
+                return quick
         if self.name == "zstd":
-            encode = partial(imagecodecs.zstd_encode, level=self.level, out=out)
-        else:
-            encode = partial(
-                imagecodecs.blosc_encode,
-                level=self.level,
-                compressor=self.within,
-                shuffle=self.shuffle,
-                typesize=self.itemsize,
-                blocksize=self.blocksize,
-                numthreads=1,
-                out=out,
-            )
-        quick = (self.within, self.shuffle, self.itemsize) == ("lz4", "bitshuffle", 2) and self.blocksize > 0
-
-        def compress(voxels: NDArray[Any]) -> Piece:
-            found = blosc_lz4(voxels, chunk, self.level, self.blocksize, out) if quick else None
-            return memoryview(encode(_whole(voxels, chunk))) if found is None else found
-
-        return compress
-
-
-def _whole(voxels: NDArray[Any], chunk: Zyx) -> NDArray[Any]:
-    """A chunk, C-contiguous; of a part of one, the rest is 0."""
-    if voxels.shape == chunk and voxels.flags.c_contiguous:
-        return voxels
-    whole = reused("chunk", chunk, voxels.dtype)
-    if voxels.shape != chunk:
-        whole.fill(0)
-    nz, ny, nx = voxels.shape
-    whole[:nz, :ny, :nx] = voxels
-    return whole
+            return Copied(chunk, dtype, partial(imagecodecs.zstd_encode, level=self.level, out=out))
+        encode = partial(
+            imagecodecs.blosc_encode,
+            level=self.level,
+            compressor=self.within,
+            shuffle=self.shuffle,
+            typesize=self.itemsize,
+            blocksize=self.blocksize,
+            numthreads=1,
+            out=out,
+        )
+        return Copied(chunk, dtype, encode)
 
 
 def codec_for(dtype: np.dtype[Any], wanted: Literal["auto", "lz4", "zstd"] = "auto") -> Codec:
@@ -105,22 +85,21 @@ def checksum(array: NDArray[Any]) -> int:
 
 
 class ShardEncoder:
-    """Encodes the chunks of one shard, in any order, and keeps the index of where each lies."""
+    """Compresses the chunks of one shard, in any order, and keeps the index of where each lies."""
 
-    def __init__(self, counts: tuple[int, ...], chunk: Zyx, itemsize: int, codec: Codec) -> None:
-        self._compress = codec.compressor(chunk, itemsize)
+    def __init__(self, counts: tuple[int, ...], packer: Packer) -> None:
+        self._packer = packer
         self._index = np.full((*counts, 2), NO_CHUNK, _INDEX)
         self._offset = 0
 
-    def chunk(self, place: tuple[int, ...], voxels: NDArray[Any]) -> tuple[Piece, ...]:
+    def chunk(self, place: tuple[int, ...], memory: Bytes) -> tuple[Piece, ...]:
         """The pieces of the chunk at that place, which last until this thread's next one; none where all voxels are 0.
 
-        `voxels` (z, y, x) is a chunk, or what of it lies within the volume; the rest is 0.
+        `memory` is what the packer filled of it.
         """
-        # most chunks hold something in their first row, or nothing at all
-        if not (voxels[0, 0].any() or voxels.any()):
+        if not (memory[:_GLANCE].any() or memory.any()):  # most hold something at once, or nothing at all
             return ()
-        data = self._compress(voxels)
+        data = self._packer.compress(memory)
         self._index[place] = self._offset, len(data) + CRC_BYTES
         self._offset += len(data) + CRC_BYTES
         return data, _crc(data)
@@ -138,12 +117,16 @@ def shard_bytes(array: NDArray[Any], chunk: Zyx, shard: Zyx, codec: Codec) -> It
     What of the last chunks lies beyond the volume is 0.
     """
     counts = (*array.shape[:-3], *(s // c for s, c in zip(shard, chunk, strict=True)))
-    encoder = ShardEncoder(counts, chunk, array.itemsize, codec)
+    packer = codec.packer(chunk, array.dtype)
+    encoder = ShardEncoder(counts, packer)
+    memory = reused("chunk", (1, 1, prod(chunk) * array.itemsize), np.dtype(np.uint8))
     for z, *channel, y, x in product(*map(range, (counts[-3], *counts[:-3], *counts[-2:]))):
         cell = tuple(slice(p * c, (p + 1) * c) for p, c in zip((z, y, x), chunk, strict=True))
         part = array[tuple(channel)][cell]
-        if part.size:
-            yield from encoder.chunk((*channel, z, y, x), part)
+        if part.size and (part[0, 0].any() or part.any()):
+            packer.place(part, memory, 0)
+            packer.blank(memory, part.shape[0])
+            yield from encoder.chunk((*channel, z, y, x), memory[0, 0])
     yield from encoder.index()
 
 

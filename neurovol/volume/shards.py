@@ -88,8 +88,11 @@ class VolumeWriter:
         return Receipt(box, checksum(array))
 
     @contextmanager
-    def stream(self, box: Box) -> Iterator[ShardStream]:
-        """One whole shard of an image to write layer by layer; durably on disk, and seen, after the `with`."""
+    def stream(self, box: Box, name: str = "a shard") -> Iterator[ShardStream]:
+        """One whole shard of an image to write slices after slices; durably on disk, and seen, after the `with`.
+
+        Streams that are open at once on a thread have names of their own.
+        """
         info, codec = self._checked(box)
         shard = info.shard(self.level)
         if info.channels is None or len(shard_keys(box, shard)) != 1:
@@ -97,7 +100,7 @@ class VolumeWriter:
         file = info.shard_file(self.level, shard_keys(box, shard)[0])
         with self._errors_told(box):
             with shard_file(file, self.durable) as handle:
-                yield ShardStream(handle, box, info.channels, info.dtype, info.chunk, shard, codec, self.durable)
+                yield ShardStream(handle, name, box, info.channels, info.dtype, info.chunk, shard, codec, self.durable)
             if self.durable:
                 self._sync_names(info, [file])
 

@@ -1,13 +1,13 @@
-"""One shard written a layer of chunks at a time, from voxels that are held elsewhere.
+"""One shard written a layer of chunks at a time, from slices as they come.
 
-    | layer of chunks | layer of chunks | …      each encoded, and on its way to disk, as it comes
+    slices  →  | layer of chunks, being filled |  →  compressed, and on its way to disk, when it is whole  →  next layer
 
-So no block of voxels has to lie in memory as a whole, and what is encoded has just been read.
+So no block of voxels has to lie in memory as a whole.
 """
 
 from __future__ import annotations
 
-from itertools import product
+from math import prod
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from neurovol.geometry import Box, Receipt, Zyx, ceil_div
 from neurovol.volume.crc import extended, joined
 from neurovol.volume.shardfile import Codec, ShardEncoder
+from neurovol.volume.workspace import reused
 from neurovol.volume.writeback import start_writeback
 
 
@@ -25,6 +26,7 @@ class ShardStream:
     def __init__(
         self,
         file: BinaryIO,
+        name: str,
         box: Box,
         channels: int,
         dtype: np.dtype[Any],
@@ -33,12 +35,15 @@ class ShardStream:
         codec: Codec,
         durable: bool = True,
     ) -> None:
-        """Write to `file`, open and empty, the voxels of `box`."""
+        """Write to `file`, open and empty, the voxels of `box`; `name` is of no other stream open on this thread."""
         self._file, self.box, self._durable = file, box, durable
-        self._itemsize, self.chunk = dtype.itemsize, chunk
+        self._itemsize, self._depth = dtype.itemsize, chunk[0]
         counts = tuple(s // c for s, c in zip(shard, chunk, strict=True))
-        self._encoder = ShardEncoder((channels, *counts), chunk, dtype.itemsize, codec)
-        self._summed = self._written = 0  # slices
+        self._packer = codec.packer(chunk, dtype)
+        self._encoder = ShardEncoder((channels, *counts), self._packer)
+        layer = (channels, *ceil_div(box.shape, chunk)[1:], prod(chunk) * dtype.itemsize)
+        self._layer = reused(f"layer of {name}", layer, np.dtype(np.uint8))
+        self._summed = self._taken = 0  # slices
         self._crc32c = [0] * channels
 
     def sum_up(self, slab_CZYX: NDArray[Any]) -> None:
@@ -46,26 +51,37 @@ class ShardStream:
         self._crc32c = [extended(crc, channel) for crc, channel in zip(self._crc32c, slab_CZYX, strict=True)]
         self._summed += slab_CZYX.shape[1]
 
-    def write(self, layer_CZYX: NDArray[Any]) -> None:
-        """The next slices to the file: as many as a chunk is deep, or what the box has left."""
-        left = self.box.shape[0] - self._written
-        if layer_CZYX.shape[1:] != (min(left, self.chunk[0]), *self.box.shape[1:]):
-            raise ValueError(f"{layer_CZYX.shape} (c, z, y, x) is no layer of chunks {self.chunk}; {left} slices left")
-        _, cy, cx = self.chunk
-        _, ny, nx = ceil_div(self.box.shape, self.chunk)
-        z = self._written // self.chunk[0]
-        for c, y, x in product(range(len(layer_CZYX)), range(ny), range(nx)):
-            cell = layer_CZYX[c, :, y * cy : (y + 1) * cy, x * cx : (x + 1) * cx]
-            self._file.writelines(self._encoder.chunk((c, z, y, x), cell))
-        self._written += layer_CZYX.shape[1]
+    def take(self, slab_CZYX: NDArray[Any]) -> None:
+        """The next slices for the file: (c, z, y, x), as wide as the box, any number of them."""
+        channels, slices, *rows = slab_CZYX.shape
+        left = self.box.shape[0] - self._taken
+        if (channels, *rows) != (len(self._layer), *self.box.shape[1:]) or slices > left:
+            raise ValueError(f"{slab_CZYX.shape} (c, z, y, x) are no slices of {self.box}, of which {left} are left")
+        done = 0
+        while done < slices:
+            held = self._taken % self._depth
+            part = slab_CZYX[:, done : done + self._depth - held]
+            for channel, memory in zip(part, self._layer, strict=True):
+                self._packer.place(channel, memory, held)
+            done += part.shape[1]
+            self._taken += part.shape[1]
+            if self._taken % self._depth == 0 or self._taken == self.box.shape[0]:
+                self._write()
+
+    def _write(self) -> None:
+        z, held = divmod(self._taken - 1, self._depth)
+        for memory in self._layer:
+            self._packer.blank(memory, held + 1)
+        for c, y, x in np.ndindex(self._layer.shape[:3]):
+            self._file.writelines(self._encoder.chunk((c, z, y, x), self._layer[c, y, x]))
         if self._durable:
             start_writeback(self._file)
 
     def finish(self) -> Receipt | None:
         """Write the index; the receipt of what was summed up, None where nothing was."""
         depth = self.box.shape[0]
-        if self._written != depth or self._summed not in (0, depth):
-            raise ValueError(f"of {depth} slices of a shard {self._summed} were summed up, {self._written} written")
+        if self._taken != depth or self._summed not in (0, depth):
+            raise ValueError(f"of {depth} slices of a shard {self._taken} were taken, {self._summed} summed up")
         self._file.writelines(self._encoder.index())
         size = self.box.size * self._itemsize
         return Receipt(self.box, joined([(crc, size) for crc in self._crc32c])) if self._summed else None

@@ -27,6 +27,7 @@ import tifffile
 from neurovol.geometry import Box
 from neurovol.volume.phantom import PhantomSource
 from neurovol.volume.shardfile import Codec
+from neurovol.volume.workspace import reused
 
 CHUNK = (32, 64, 64)
 
@@ -56,7 +57,14 @@ def chunks(volume: np.ndarray) -> list[np.ndarray]:
 
 
 def measured(pieces: list[np.ndarray], codec: Codec, rounds: int) -> dict[str, float]:
-    encode, encoding, decoding = codec.compressor(pieces[0].shape, pieces[0].itemsize), [], []
+    packer = codec.packer(pieces[0].shape, pieces[0].dtype)
+    memory = reused("chunk", (1, 1, pieces[0].nbytes), np.dtype(np.uint8))
+
+    def encode(piece: np.ndarray) -> bytes | memoryview:
+        packer.place(piece, memory, 0)
+        return packer.compress(memory[0, 0])
+
+    encoding, decoding = [], []
     decode = imagecodecs.zstd_decode if codec.name == "zstd" else partial(imagecodecs.blosc_decode, numthreads=1)
     encoded = [bytes(encode(piece)) for piece in pieces]
     out = bytearray(pieces[0].nbytes)

@@ -34,7 +34,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from functools import partial
 from importlib.metadata import version
 from itertools import product
 from math import prod
@@ -101,6 +100,7 @@ def bounds(folder: Path, threads: int) -> dict[str, float]:
     from convert_layout import BLOSC
 
     from neurovol.volume.shardfile import codec_for
+    from neurovol.volume.workspace import reused
 
     files = sorted((folder / "slices").glob("*.tif"))[: CHUNK[0]]
     layer = np.stack([tifffile.imread(file) for file in files])
@@ -116,13 +116,18 @@ def bounds(folder: Path, threads: int) -> dict[str, float]:
             blocksize=BLOSC["blocksize"], numthreads=1, out=kept.out,
         )  # fmt: skip
 
-    def by_ours(chunk: np.ndarray) -> Any:
-        if not hasattr(kept, "encode"):
-            kept.encode = codec_for(layer.dtype, CODEC).compressor(CHUNK, layer.itemsize)
-        return kept.encode(chunk)
+    def by_ours(y: int) -> int:
+        if not hasattr(kept, "packer"):
+            kept.packer = codec_for(layer.dtype, CODEC).packer(CHUNK, layer.dtype)
+            kept.chunks = reused("chunks", (1, layer.shape[2] // CHUNK[2], prod(CHUNK) * 2), np.dtype(np.uint8))
+        whole = kept.chunks.shape[1] * CHUNK[2]
+        kept.packer.place(layer[:, y : y + CHUNK[1], :whole], kept.chunks, 0)
+        for chunk in kept.chunks[0]:
+            google_crc32c.value(np.frombuffer(kept.packer.compress(chunk), np.uint8))
+        return int(kept.chunks.nbytes)
 
-    def encode(way: Callable[[np.ndarray], Any], corner: tuple[int, ...]) -> int:
-        data = way(layer[tuple(slice(a, a + c) for a, c in zip(corner, CHUNK, strict=True))])
+    def encode(corner: tuple[int, ...]) -> int:
+        data = by_blosc(layer[tuple(slice(a, a + c) for a, c in zip(corner, CHUNK, strict=True))])
         google_crc32c.value(np.frombuffer(data, np.uint8))
         return prod(CHUNK) * layer.itemsize
 
@@ -137,7 +142,8 @@ def bounds(folder: Path, threads: int) -> dict[str, float]:
             start = time.perf_counter()
             return sum(pool.map(work, things)) / (time.perf_counter() - start) / 1e6
 
-        codec, own = (rate(partial(encode, way), corners * 3) for way in (by_blosc, by_ours))
+        codec = rate(encode, corners * 3)
+        own = rate(by_ours, list(range(0, layer.shape[1] - CHUNK[1] + 1, CHUNK[1])) * 3)
         lzw = rate(decode, list(tif.pages[: CHUNK[0]]))
     return {"codec bound": codec, "own encoder bound": own, "LZW bound": 1 / (1 / lzw + 1 / codec)}
 
@@ -166,20 +172,26 @@ def _copy_part(what: tuple[Path, Path, int, int]) -> None:
     import google_crc32c
     from convert_layout import open_slices
 
+    from neurovol.stages.blockcopy import SLAB
     from neurovol.volume.shardfile import codec_for
+    from neurovol.volume.workspace import reused
 
     folder, dest, part, parts = what
     slices = open_slices(folder / "slices")
-    depth, rows = CHUNK[0], CHUNK[1]
-    encode = codec_for(slices.dtype, CODEC).compressor(CHUNK, slices.dtype.itemsize)
-    band = np.empty((depth, rows, slices.shape[2]), slices.dtype)
+    packer = codec_for(slices.dtype, CODEC).packer(CHUNK, slices.dtype)
+    depth, rows, width = CHUNK[0], CHUNK[1], slices.shape[2]
+    slab = np.empty((SLAB, rows, width), slices.dtype)
+    chunks = reused("chunks", (1, -(-width // CHUNK[2]), prod(CHUNK) * 2), np.dtype(np.uint8))
     bands = list(product(range(0, slices.shape[0], depth), range(0, slices.shape[1], rows)))
     for z, y in bands[part::parts]:
         with (dest / f"{z}-{y}").open("wb") as file:
-            n = min(depth, slices.shape[0] - z), min(rows, slices.shape[1] - y)
-            slices.read(band[: n[0], : n[1]], z, y)
-            for x in range(0, slices.shape[2], CHUNK[2]):
-                data = encode(band[: n[0], : n[1], x : x + CHUNK[2]])
+            for above in range(0, depth, SLAB):
+                held = slab[:, : min(rows, slices.shape[1] - y)]
+                for k, plane in enumerate(held):
+                    slices.read(plane[None], z + above + k, y)
+                packer.place(held, chunks, above)
+            for chunk in chunks[0]:
+                data = packer.compress(chunk)
                 file.write(data)
                 file.write(int(google_crc32c.value(np.frombuffer(data, np.uint8))).to_bytes(4, "little"))
 

@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurovol.volume.bloscchunk import blosc_lz4
+from neurovol.volume.bloscchunk import Shuffled, shuffled
 from neurovol.volume.compiled import library
+from neurovol.volume.packing import Copied
+from neurovol.volume.shardfile import codec_for
+from neurovol.volume.workspace import reused
 
 needs = pytest.mark.skipif(library() is None, reason="neurovol was installed without a C compiler")
 
@@ -32,34 +35,70 @@ def voxels(kind: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     return {"noise": noise, "smooth": smooth, "dim": noise % 16, "zero": noise * 0, "few": noise // 65000}[kind]
 
 
+def layer(chunk: tuple[int, int, int], along: tuple[int, int]) -> np.ndarray:
+    """Memory that is not fresh."""
+    memory = reused("layer of a test", (*along, 2 * int(np.prod(chunk))), np.dtype(np.uint8))
+    memory[...] = 0xA5
+    return memory
+
+
 @needs
 @settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from(["noise", "smooth", "dim", "zero", "few"]),
-    st.sampled_from([(64, 32, 32), (16, 64, 64), (8, 16, 96), (16, 128, 128), (32, 8, 64)]),
-    st.tuples(*(st.floats(0.02, 1) for _ in range(3))),
+    st.sampled_from([(64, 32, 32), (16, 64, 64), (8, 16, 96), (16, 128, 128), (32, 8, 64), (4, 2, 1024)]),
+    st.tuples(st.floats(0.02, 1), st.floats(0.02, 2), st.floats(0.02, 2)),
+    st.lists(st.integers(1, 63), max_size=3).map(sorted),
     st.integers(0, 3),
     st.integers(1, 9),
     st.sampled_from([2**12, 2**16, 2**18, 2**19, 2**20]),
     st.integers(0, 99),
 )
-def test_bytes_are_blosc_s_own(kind, chunk, share, margin, level, block_bytes, seed):
-    """Of whole chunks and of those at a far end, which are parts of larger arrays, at any place in these."""
+def test_bytes_are_blosc_s_own(kind, chunk, share, cuts, margin, level, block_bytes, seed):
+    """Of whole chunks and of those at a far end, of slices that come in any slabs out of larger arrays."""
     there = tuple(max(1, round(n * s)) for n, s in zip(chunk, share, strict=True))
     held = voxels(kind, tuple(n + margin for n in there), seed)[margin:, margin:, margin:]
-    whole = np.zeros(chunk, np.uint16)
+    along = tuple(-(-n // c) for n, c in zip(there[1:], chunk[1:], strict=True))
+    whole = np.zeros((chunk[0], *(n * c for n, c in zip(along, chunk[1:], strict=True))), np.uint16)
     whole[tuple(map(slice, there))] = held
-    found = blosc_lz4(held, chunk, level, block_bytes, room(chunk))
-    assert found is not None
-    assert bytes(found) == by_blosc(whole, level, block_bytes)
+    packer, memory = shuffled(chunk, level, block_bytes, room(chunk)), layer(chunk, along)
+    for slab, z in zip(np.split(held, cuts), [0, *cuts], strict=True):
+        packer.place(slab, memory, z) if len(slab) else None
+    packer.blank(memory, there[0])
+    for y, x in np.ndindex(along):
+        cell = whole[:, y * chunk[1] : (y + 1) * chunk[1], x * chunk[2] : (x + 1) * chunk[2]]
+        assert bytes(packer.compress(memory[y, x])) == by_blosc(cell, level, block_bytes)
+
+
+@needs
+def test_voxels_that_are_not_in_whole_rows_are_shuffled_too():
+    chunk, held = (8, 32, 64), voxels("smooth", (8, 32, 128), 0)[..., ::2]
+    packer, memory = shuffled(chunk, 5, 2**14, room(chunk)), layer(chunk, (1, 1))
+    packer.place(held, memory, 0)
+    assert bytes(packer.compress(memory[0, 0])) == by_blosc(held, 5, 2**14)
 
 
 @needs
 def test_what_it_is_not_made_for_is_left_to_blosc():
-    array = voxels("smooth", (8, 32, 128), 0)
-    assert blosc_lz4(array, array.shape, 5, 2**14, room(array.shape)) is not None
-    assert blosc_lz4(array[..., :40], (8, 32, 40), 5, 2**14, room(array.shape)) is None  # 80 bytes a row
-    assert blosc_lz4(array[..., ::2], (8, 32, 64), 5, 2**14, room(array.shape)) is None  # every other voxel
-    assert blosc_lz4(array, (9, 32, 128), 5, 2**14, room(array.shape)) is None  # blocks that do not fill the chunk
-    assert blosc_lz4(array.astype(np.uint8), array.shape, 5, 2**14, room(array.shape)) is None
-    assert blosc_lz4(array, array.shape, 5, 2**14, bytearray(array.nbytes)) is None  # no room for noise
+    chunk = (8, 32, 128)
+    assert isinstance(shuffled(chunk, 5, 2**14, room(chunk)), Shuffled)
+    assert shuffled((8, 32, 40), 5, 2**14, room(chunk)) is None  # 80 bytes a row
+    assert shuffled((8, 2, 64), 5, 2**14, room(chunk)) is None  # no plane of whole tiles
+    assert shuffled((9, 32, 128), 5, 2**14, room(chunk)) is None  # blocks that do not fill the chunk
+    assert shuffled(chunk, 0, 2**14, room(chunk)) is None  # not compressed
+    assert shuffled(chunk, 5, 2**14, bytearray(2 * 8 * 32 * 128)) is None  # no room for noise
+    lz4 = {dtype: codec_for(np.dtype(dtype), "lz4") for dtype in ("uint8", "uint16")}
+    assert isinstance(lz4["uint16"].packer(chunk, np.dtype("uint16")), Shuffled)
+    assert isinstance(lz4["uint8"].packer(chunk, np.dtype("uint8")), Copied)
+
+
+def test_what_is_left_to_blosc_is_given_to_it_as_voxels() -> None:
+    chunk, held = (16, 32, 40), voxels("smooth", (12, 60, 70), 0)
+    packer, memory = codec_for(held.dtype).packer(chunk, held.dtype), layer(chunk, (2, 2))
+    assert isinstance(packer, Copied)
+    packer.place(held, memory, 0)
+    packer.blank(memory, 12)
+    whole = np.pad(held, ((0, 4), (0, 4), (0, 10)))
+    for y, x in np.ndindex(2, 2):
+        cell = whole[:, y * 32 : (y + 1) * 32, x * 40 : (x + 1) * 40]
+        assert bytes(packer.compress(memory[y, x])) == by_blosc(cell, 5, 2**19)

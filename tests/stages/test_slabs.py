@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neurovol.geometry import Box
-from neurovol.stages.layers import Layers
+from neurovol.stages.slabs import Slabs
 from neurovol.volume.histogram import Counter, Histogram
 from neurovol.volume.omezarr import VolumeReader, VolumeWriter, create_volume
 
@@ -31,13 +31,13 @@ def test_slabs_of_any_depth_become_shards_of_chunks_of_any_depth(
     boxes = [Box((0, 0, a), (depth, 9, min(a + 10, x))) for a in range(0, x, 10)]
     counters = [Counter(channels, voxels.dtype) for _ in boxes]
     with ExitStack() as stack:
-        streams = [stack.enter_context(VolumeWriter(str(path)).stream(box)) for box in boxes]
-        layers = Layers("a level", streams, counters, channels, voxels.dtype, slab, receipts=True)
+        streams = [stack.enter_context(VolumeWriter(str(path)).stream(box, str(box))) for box in boxes]
+        slabs = Slabs("a level", streams, counters, channels, voxels.dtype, slab, receipts=True)
         for z in range(0, depth, slab):
             part = voxels[:, z : z + slab]
-            layers.room(part.shape[1])[...] = part
-            layers.take()
-        receipts = layers.finish()
+            slabs.room(part.shape[1])[...] = part
+            slabs.take()
+        receipts = slabs.finish()
     reader = VolumeReader(str(path), allow_incomplete=True)
     np.testing.assert_array_equal(reader.read(Box((0, 0, 0), (depth, 9, x))), voxels)
     for box, receipt, counter in zip(boxes, receipts, counters, strict=True):

@@ -1,0 +1,61 @@
+"""Chunks on their way into a shard: filled with slices as these come, and compressed once they are whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurovol.geometry import Zyx
+
+Piece = bytes | memoryview
+Bytes = NDArray[np.uint8]
+
+
+class Packer(Protocol):
+    """How chunks of one shape and codec are filled and compressed.
+
+    `memory` is that of a layer of them, (y, x, bytes of a chunk), aligned to 64 bytes and of any content at first.
+    """
+
+    def place(self, voxels_ZYX: NDArray[Any], memory: Bytes, z: int) -> None:
+        """Slices, which may be part of a larger array, into the layer from its slice `z` on.
+
+        What the last chunks have beyond them is 0.
+        """
+
+    def blank(self, memory: Bytes, z: int) -> None:
+        """The layer is 0 from its slice `z` on."""
+
+    def compress(self, chunk: Bytes) -> Piece:
+        """One that is whole, of that memory; the result lasts until this thread's next one. Other threads run."""
+
+
+@dataclass(frozen=True)
+class Copied:
+    """Voxels are kept as they are, each chunk by itself, as all codecs take them."""
+
+    chunk: Zyx
+    dtype: np.dtype[Any]
+    encode: Callable[[NDArray[Any]], Any]
+
+    def place(self, voxels_ZYX: NDArray[Any], memory: Bytes, z: int) -> None:
+        _, cy, cx = self.chunk
+        depth = voxels_ZYX.shape[0]
+        for y, x in product(*map(range, memory.shape[:2])):
+            part = voxels_ZYX[:, y * cy : (y + 1) * cy, x * cx : (x + 1) * cx]
+            cell = memory[y, x].view(self.dtype).reshape(self.chunk)[z : z + depth]
+            if part.shape != cell.shape:
+                cell.fill(0)
+            cell[:, : part.shape[1], : part.shape[2]] = part
+
+    def blank(self, memory: Bytes, z: int) -> None:
+        memory[..., z * (prod(self.chunk[1:]) * self.dtype.itemsize) :] = 0
+
+    def compress(self, chunk: Bytes) -> Piece:
+        return memoryview(self.encode(chunk.view(self.dtype)))  # of bytes Blosc would shuffle each voxel's two apart
