@@ -131,7 +131,8 @@ class Submission:
                     self.large.end()
 
     def _at_most(self) -> int:
-        return max(1, min(self.together, self.left // (TURNS * self.computing)))
+        """Apart they take longer, so only where some thread would get none."""
+        return max(1, min(self.together, self.left // self.computing))
 
     def _refill(self) -> bool:
         """Submit what there is room for; False when all is through."""
