@@ -16,7 +16,7 @@ from functools import partial
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import google_crc32c
 import imagecodecs
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from neurovol.geometry import Zyx
 from neurovol.volume.bloscchunk import shuffled
+from neurovol.volume.direct import Output, output
 from neurovol.volume.packing import Bytes, Copied, Packer, Piece
 from neurovol.volume.workspace import held, reused
 
@@ -135,18 +136,22 @@ def _crc(data: Piece) -> bytes:
 
 
 @contextmanager
-def shard_file(file: Path, durable: bool = True) -> Iterator[BinaryIO]:
+def shard_file(file: Path, durable: bool = True) -> Iterator[Output]:
     """A shard's file to write to, which appears whole or not at all; on disk after the `with`, but for its folders."""
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     try:
-        handle = partial.open("wb")
+        handle = partial.open("wb", buffering=0)
     except FileNotFoundError:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle = partial.open("wb")
+        handle = partial.open("wb", buffering=0)
     try:
         with handle:
-            yield handle
-            handle.flush()
+            out = output(handle, durable)
+            try:
+                yield out
+                out.flush()
+            finally:
+                out.settle()
             if durable:
                 os.fsync(handle.fileno())
         partial.replace(file)

@@ -100,7 +100,7 @@ class VolumeWriter:
         file = info.shard_file(self.level, shard_keys(box, shard)[0])
         with self._errors_told(box):
             with shard_file(file, self.durable) as handle:
-                yield ShardStream(handle, name, box, info.channels, info.dtype, info.chunk, shard, codec, self.durable)
+                yield ShardStream(handle, name, box, info.channels, info.dtype, info.chunk, shard, codec)
             if self.durable:
                 self._sync_names(info, [file])
 

@@ -8,16 +8,16 @@ So no block of voxels has to lie in memory as a whole.
 from __future__ import annotations
 
 from math import prod
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neurovol.geometry import Box, Receipt, Zyx, ceil_div
 from neurovol.volume.crc import extended, joined
+from neurovol.volume.direct import Output
 from neurovol.volume.shardfile import Codec, ShardEncoder
 from neurovol.volume.workspace import reused
-from neurovol.volume.writeback import start_writeback
 
 
 class ShardStream:
@@ -25,7 +25,7 @@ class ShardStream:
 
     def __init__(
         self,
-        file: BinaryIO,
+        file: Output,
         name: str,
         box: Box,
         channels: int,
@@ -33,10 +33,9 @@ class ShardStream:
         chunk: Zyx,
         shard: Zyx,
         codec: Codec,
-        durable: bool = True,
     ) -> None:
         """Write to `file`, open and empty, the voxels of `box`; `name` is of no other stream open on this thread."""
-        self._file, self.box, self._durable = file, box, durable
+        self._file, self.box = file, box
         self._itemsize, self._depth = dtype.itemsize, chunk[0]
         counts = tuple(s // c for s, c in zip(shard, chunk, strict=True))
         self._packer = codec.packer(chunk, dtype)
@@ -74,8 +73,7 @@ class ShardStream:
             self._packer.blank(memory, held + 1)
         for c, y, x in np.ndindex(self._layer.shape[:3]):
             self._file.writelines(self._encoder.chunk((c, z, y, x), self._layer[c, y, x]))
-        if self._durable:
-            start_writeback(self._file)
+        self._file.rest()
 
     def finish(self) -> Receipt | None:
         """Write the index; the receipt of what was summed up, None where nothing was."""
@@ -83,5 +81,6 @@ class ShardStream:
         if self._taken != depth or self._summed not in (0, depth):
             raise ValueError(f"of {depth} slices of a shard {self._taken} were taken, {self._summed} summed up")
         self._file.writelines(self._encoder.index())
+        self._file.rest()
         size = self.box.size * self._itemsize
         return Receipt(self.box, joined([(crc, size) for crc in self._crc32c])) if self._summed else None
