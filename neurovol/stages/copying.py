@@ -19,6 +19,7 @@ from neurovol.stages.assemble import Assemble, AssembleLevels
 from neurovol.stages.blockcopy import Convert, slab_depth
 from neurovol.stages.cover import write_coarser
 from neurovol.stages.view import SampleView
+from neurovol.volume.direct import BUFFER, BUFFERS
 from neurovol.volume.omezarr import VolumeInfo, VolumeWriter, open_volume
 from neurovol.volume.tiffmap import CACHE_BYTES
 from neurovol.volume.unpacked import Unpack, Unpacked, planes_of, record_failure
@@ -33,7 +34,7 @@ def worker_bytes(view: SampleView) -> int:
     """Memory of a worker that copies a sample, beside its libraries: of blocks side by side, or of slices decoded."""
     compressed = view.source.grain != (1, 1, 1)
     slice_bytes = prod(view.shape[1:]) * view.source.dtype.itemsize
-    copying = most_together(view) * _block_bytes(view)
+    copying = most_together(view) * _block_bytes(view) + BUFFERS * BUFFER
     # a decoder holds a slice as it came, and decoded, at once
     unpacking = view.unpacks * (2 * len(view.channels) + 3) * slice_bytes // 2
     needed: int = max(copying + compressed * CACHE_BYTES, unpacking)

@@ -187,9 +187,9 @@ def _writer() -> ThreadPoolExecutor:
 
 
 @cache
-def _buffers() -> queue.SimpleQueue[mmap.mmap]:
+def _buffers() -> queue.LifoQueue[mmap.mmap]:
     """Those that are free."""
-    free: queue.SimpleQueue[mmap.mmap] = queue.SimpleQueue()
+    free: queue.LifoQueue[mmap.mmap] = queue.LifoQueue()  # who writes little touches the memory of one
     for _ in range(BUFFERS):
         free.put(mmap.mmap(-1, BUFFER))
     return free
