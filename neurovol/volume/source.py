@@ -110,7 +110,7 @@ def voxel_size_of(sample: Sample, source: Source) -> VoxelSize:
         if told is None:
             raise UserError(
                 f"sample {sample.name}: its source does not tell the voxel size; "
-                f"set voxel_size_um = [z, y, x] in µm for it in the project file"
+                f"give it in µm as --voxel-size Z Y X, or in a project file as voxel_size_um = [z, y, x]"
             )
         return told
     if told is not None and any(abs(a / b - 1) > VOXEL_SIZE_TOLERANCE for a, b in zip(set_, told, strict=True)):

@@ -77,7 +77,7 @@ def test_a_voxel_size_that_differs_by_more_than_1_percent_is_refused(root):
 
 def test_a_voxel_size_that_nobody_tells_is_asked_for(root):
     sample = _sample(source="plain.tif")
-    with pytest.raises(UserError, match=r"set voxel_size_um = \[z, y, x\]"):
+    with pytest.raises(UserError, match=r"--voxel-size Z Y X, or in a project file as voxel_size_um = \[z, y, x\]"):
         voxel_size_of(sample, open_source(sample, root))
     told = _sample(source="plain.tif", voxel_size_um=(1, 2, 3))
     assert voxel_size_of(told, open_source(told, root)) == (1, 2, 3)
