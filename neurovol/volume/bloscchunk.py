@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from neurovol.geometry import Zyx
 from neurovol.volume.compiled import library, strides
-from neurovol.volume.packing import Bytes, Piece
+from neurovol.volume.packing import Bytes
 
 _VERSION = "c-blosc 1.21"  # whose bytes blosc_lz4.c makes
 _TILE = 512  # voxels whose bits fill a cache line each
@@ -43,7 +43,6 @@ class Shuffled:
     rows: int  # shuffled at once
     compiled: ctypes.CDLL
     lz4: ctypes.c_void_p
-    out: bytearray
 
     def place(self, voxels_ZYX: NDArray[Any], memory: Bytes, z: int) -> None:
         """As Packer has it."""
@@ -63,22 +62,26 @@ class Shuffled:
         size = memory.shape[2]
         self.compiled.shuffle_slices_uint16(*slices, *self.chunk[1:], self.rows, self.block, size, memory.ctypes.data)
 
-    def compress(self, chunk: Bytes) -> Piece:
+    @property
+    def most_bytes(self) -> int:
         """As Packer has it."""
-        target = (ctypes.c_char * len(self.out)).from_buffer(self.out)
+        size = 2 * prod(self.chunk)
+        return size + 16 + 6 * size // self.block
+
+    def compress(self, chunk: Bytes, out: memoryview) -> int:
+        """As Packer has it."""
+        target = (ctypes.c_char * self.most_bytes).from_buffer(out)
         speed = 10 - self.level  # Blosc's level is the less LZ4 is sped up
-        n = self.compiled.blosc_lz4_uint16(chunk.ctypes.data, chunk.size, self.block, speed, self.lz4, target)
-        return memoryview(self.out)[:n]
+        n: int = self.compiled.blosc_lz4_uint16(chunk.ctypes.data, chunk.size, self.block, speed, self.lz4, target)
+        return n
 
 
-def shuffled(chunk: Zyx, level: int, block_bytes: int, out: bytearray) -> Shuffled | None:
-    """For chunks of uint16 compressed into `out`, so many bytes of them at once; None where Blosc has to do it."""
+def shuffled(chunk: Zyx, level: int, block_bytes: int) -> Shuffled | None:
+    """For chunks of uint16, so many bytes of them compressed at once; None where Blosc has to do it."""
     compiled, lz4, (_, cy, cx), size = library(), _lz4(), chunk, 2 * prod(chunk)
     # as Blosc takes what is asked for, where voxels are compressed by their low and their high bytes apart
     block = min(max(2 * min(block_bytes, 2**18), 2**16), size) // 2
     rows = lcm(_TILE, cx) // cx
-    if compiled is None or lz4 is None or not compiled.shuffles(cy, cx, rows, block, size):
+    if compiled is None or lz4 is None or not 1 <= level <= 9 or not compiled.shuffles(cy, cx, rows, block, size):
         return None
-    if not 1 <= level <= 9 or len(out) < size + 16 + 6 * size // block:
-        return None
-    return Shuffled(chunk, level, block, rows, compiled, lz4, out)
+    return Shuffled(chunk, level, block, rows, compiled, lz4)

@@ -16,19 +16,18 @@ import os
 import queue
 import sys
 from collections import deque
-from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from io import BufferedWriter, FileIO
 from typing import Protocol
 
-from neurovol.volume.packing import Piece
+from neurovol.volume.workspace import held
 from neurovol.volume.writeback import start_writeback
 
 BLOCK = 4096  # bytes: what such writes are multiples of, and their memory and places
-BUFFER = 2**22  # bytes written at once
+BUFFER = 2**23  # bytes written at once, at most
 FEWEST = 2**18  # bytes worth a write of their own
-BUFFERS = 16  # of a process, on their way or being filled; beyond, who would fill one waits for the disk
+BUFFERS = 8  # of a process, on their way or being filled; beyond, who would fill one waits for the disk
 
 _SUITED = {0xEF53, 0x58465342}  # ext4 (2 and 3 as well) and XFS, by the number that statfs(2) calls them
 
@@ -36,8 +35,14 @@ _SUITED = {0xEF53, 0x58465342}  # ext4 (2 and 3 as well) and XFS, by the number 
 class Output(Protocol):
     """A shard's file while it is written, from its beginning on."""
 
-    def writelines(self, pieces: Iterable[Piece]) -> None:
-        """Pieces, of which none is looked at any more afterwards."""
+    def room(self, n: int) -> memoryview:
+        """So many bytes or more, of any content, for what comes next in the file."""
+
+    def keep(self, n: int) -> None:
+        """The first `n` bytes of the room that was given come next."""
+
+    def write(self, data: bytes) -> None:
+        """These come next."""
 
     def rest(self) -> None:
         """More comes later, if any: what there is may be on its way to disk meanwhile."""
@@ -54,7 +59,17 @@ class Cached:
 
     def __init__(self, file: FileIO, durable: bool) -> None:
         self._file, self._durable = BufferedWriter(file), durable
-        self.writelines = self._file.writelines
+        self._scratch = memoryview(b"")
+
+    def room(self, n: int) -> memoryview:
+        self._scratch = _scratch(n)
+        return self._scratch
+
+    def keep(self, n: int) -> None:
+        self._file.write(self._scratch[:n])
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
 
     def rest(self) -> None:
         if self._durable:
@@ -71,30 +86,45 @@ class Direct:
     """Past the page cache, by a thread of the process's own."""
 
     def __init__(self, fd: int) -> None:
-        """`fd`: as `begun` made it, of an empty file."""
+        """`fd`: of an empty file, set to be written so."""
         self._fd = fd
         self._written = 0  # bytes, of which the writes have begun
         self._tail = b""  # what comes next, less than is worth a write
         self._buffer: mmap.mmap | None = None
         self._filled = 0  # bytes of the buffer
+        self._given = memoryview(b"")  # room beside the buffer
         self._going: deque[Future[None]] = deque()
 
-    def writelines(self, pieces: Iterable[Piece]) -> None:
-        for piece in pieces:
-            view = memoryview(piece)
-            while view:
-                buffer = self._room()
-                n = min(len(view), BUFFER - self._filled)
-                buffer[self._filled : self._filled + n] = view[:n]
-                self._filled += n
-                view = view[n:]
+    def room(self, n: int) -> memoryview:
+        if n > BUFFER - FEWEST:  # more than is left of any buffer beside what is held back
+            self._given = _scratch(n)
+            return self._given
+        if self._buffer is not None and BUFFER - self._filled < n:
+            self._send()
+        return memoryview(self._taken())[self._filled :]
 
-    def _room(self) -> mmap.mmap:
+    def keep(self, n: int) -> None:
+        if self._given:
+            given, self._given = self._given, memoryview(b"")
+            self.write(given[:n])
+        else:
+            self._filled += n
+
+    def write(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            buffer = self._taken()
+            n = min(len(view), BUFFER - self._filled)
+            buffer[self._filled : self._filled + n] = view[:n]
+            self._filled += n
+            view = view[n:]
+
+    def _taken(self) -> mmap.mmap:
         """A buffer that is not full, beginning with what is held back."""
         if self._buffer is not None and self._filled == BUFFER:
             self._send()
         if self._buffer is None:
-            self._buffer = _free_buffer()
+            self._buffer = _buffers().get()
             self._buffer[: len(self._tail)] = self._tail
             self._filled, self._tail = len(self._tail), b""
         return self._buffer
@@ -195,5 +225,5 @@ def _buffers() -> queue.LifoQueue[mmap.mmap]:
     return free
 
 
-def _free_buffer() -> mmap.mmap:
-    return _buffers().get()
+def _scratch(n: int) -> memoryview:
+    return memoryview(held(("room", n), lambda: bytearray(n)))  # fresh for each costs a tenth

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from neurovol.geometry import Zyx
 
-Piece = bytes | memoryview
 Bytes = NDArray[np.uint8]
 
 
@@ -32,8 +31,12 @@ class Packer(Protocol):
     def blank(self, memory: Bytes, z: int) -> None:
         """The layer is 0 from its slice `z` on."""
 
-    def compress(self, chunk: Bytes) -> Piece:
-        """One that is whole, of that memory; the result lasts until this thread's next one. Other threads run."""
+    def compress(self, chunk: Bytes, out: memoryview) -> int:
+        """One that is whole, into `out` of `most_bytes` or more; how many it takes there. Other threads run."""
+
+    @property
+    def most_bytes(self) -> int:
+        """That a chunk may take, compressed."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Copied:
 
     chunk: Zyx
     dtype: np.dtype[Any]
-    encode: Callable[[NDArray[Any]], Any]
+    encode: Callable[..., Any]  # of voxels, to `out`
+    most_bytes: int
 
     def place(self, voxels_ZYX: NDArray[Any], memory: Bytes, z: int) -> None:
         _, cy, cx = self.chunk
@@ -57,5 +61,6 @@ class Copied:
     def blank(self, memory: Bytes, z: int) -> None:
         memory[..., z * (prod(self.chunk[1:]) * self.dtype.itemsize) :] = 0
 
-    def compress(self, chunk: Bytes) -> Piece:
-        return memoryview(self.encode(chunk.view(self.dtype)))  # of bytes Blosc would shuffle each voxel's two apart
+    def compress(self, chunk: Bytes, out: memoryview) -> int:
+        voxels = chunk.view(self.dtype)  # of bytes Blosc would shuffle each voxel's two apart
+        return len(self.encode(voxels, out=out[: self.most_bytes]))

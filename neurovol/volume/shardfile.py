@@ -9,7 +9,7 @@ shard in one go is a loop of a few lines, and several times as fast. What it wri
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from neurovol.geometry import Zyx
 from neurovol.volume.bloscchunk import shuffled
 from neurovol.volume.direct import Output, output
-from neurovol.volume.packing import Bytes, Copied, Packer, Piece
-from neurovol.volume.workspace import held, reused
+from neurovol.volume.packing import Bytes, Copied, Packer
+from neurovol.volume.workspace import reused
 
 NO_CHUNK = np.uint64(2**64 - 1)  # of a chunk that is zero throughout: it takes no room in the file
 CRC_BYTES = 4
@@ -48,14 +48,14 @@ class Codec:
 
     def packer(self, chunk: Zyx, dtype: np.dtype[Any]) -> Packer:
         """What fills chunks (z, y, x) of uint8 or uint16 and compresses them, on this thread."""
-        size = prod(chunk) * dtype.itemsize
-        out = held(("compressed", size), lambda: bytearray(size + size // 8 + 1024))  # fresh for each costs a tenth
         if (self.within, self.shuffle, dtype) == ("lz4", "bitshuffle", np.dtype(np.uint16)) and self.blocksize:
-            quick = shuffled(chunk, self.level, self.blocksize, out)
+            quick = shuffled(chunk, self.level, self.blocksize)
             if quick is not None:
                 return quick
+        size = prod(chunk) * dtype.itemsize
+        most = size + size // 8 + 1024
         if self.name == "zstd":
-            return Copied(chunk, dtype, partial(imagecodecs.zstd_encode, level=self.level, out=out))
+            return Copied(chunk, dtype, partial(imagecodecs.zstd_encode, level=self.level), most)
         encode = partial(
             imagecodecs.blosc_encode,
             level=self.level,
@@ -64,9 +64,8 @@ class Codec:
             typesize=self.itemsize,
             blocksize=self.blocksize,
             numthreads=1,
-            out=out,
         )
-        return Copied(chunk, dtype, encode)
+        return Copied(chunk, dtype, encode, most)
 
 
 def codec_for(dtype: np.dtype[Any], wanted: Literal["auto", "lz4", "zstd"] = "auto") -> Codec:
@@ -86,52 +85,31 @@ def checksum(array: NDArray[Any]) -> int:
 
 
 class ShardEncoder:
-    """Compresses the chunks of one shard, in any order, and keeps the index of where each lies."""
+    """Compresses the chunks of one shard to its file, in any order, and keeps the index of where each lies."""
 
-    def __init__(self, counts: tuple[int, ...], packer: Packer) -> None:
-        self._packer = packer
+    def __init__(self, file: Output, counts: tuple[int, ...], packer: Packer) -> None:
+        self._file, self._packer = file, packer
         self._index = np.full((*counts, 2), NO_CHUNK, _INDEX)
         self._offset = 0
 
-    def chunk(self, place: tuple[int, ...], memory: Bytes) -> tuple[Piece, ...]:
-        """The pieces of the chunk at that place, which last until this thread's next one; none where all voxels are 0.
-
-        `memory` is what the packer filled of it.
-        """
+    def chunk(self, place: tuple[int, ...], memory: Bytes) -> None:
+        """Write the chunk at that place, whose memory the packer filled; nothing where all voxels are 0."""
         if not (memory[:_GLANCE].any() or memory.any()):  # most hold something at once, or nothing at all
-            return ()
-        data = self._packer.compress(memory)
-        self._index[place] = self._offset, len(data) + CRC_BYTES
-        self._offset += len(data) + CRC_BYTES
-        return data, _crc(data)
+            return
+        room = self._file.room(self._packer.most_bytes + CRC_BYTES)
+        n = self._packer.compress(memory, room)
+        room[n : n + CRC_BYTES] = _crc(room[:n])
+        self._file.keep(n + CRC_BYTES)
+        self._index[place] = self._offset, n + CRC_BYTES
+        self._offset += n + CRC_BYTES
 
-    def index(self) -> tuple[Piece, ...]:
-        """What closes the file."""
+    def finish(self) -> None:
+        """Write the index, which closes the file."""
         index = self._index.tobytes()
-        return index, _crc(index)
+        self._file.write(index + _crc(index))
 
 
-def shard_bytes(array: NDArray[Any], chunk: Zyx, shard: Zyx, codec: Codec) -> Iterator[Piece]:
-    """The pieces of a shard's file, layer by layer of chunks (as ShardStream has them); each lasts until the next.
-
-    `array` is (…, z, y, x), smaller than the shard only at the volume's end. Chunks hold one channel each.
-    What of the last chunks lies beyond the volume is 0.
-    """
-    counts = (*array.shape[:-3], *(s // c for s, c in zip(shard, chunk, strict=True)))
-    packer = codec.packer(chunk, array.dtype)
-    encoder = ShardEncoder(counts, packer)
-    memory = reused("chunk", (1, 1, prod(chunk) * array.itemsize), np.dtype(np.uint8))
-    for z, *channel, y, x in product(*map(range, (counts[-3], *counts[:-3], *counts[-2:]))):
-        cell = tuple(slice(p * c, (p + 1) * c) for p, c in zip((z, y, x), chunk, strict=True))
-        part = array[tuple(channel)][cell]
-        if part.size and (part[0, 0].any() or part.any()):
-            packer.place(part, memory, 0)
-            packer.blank(memory, part.shape[0])
-            yield from encoder.chunk((*channel, z, y, x), memory[0, 0])
-    yield from encoder.index()
-
-
-def _crc(data: Piece) -> bytes:
+def _crc(data: bytes | memoryview) -> bytes:
     return int(google_crc32c.value(np.frombuffer(data, np.uint8))).to_bytes(CRC_BYTES, "little")
 
 
@@ -160,7 +138,22 @@ def shard_file(file: Path, durable: bool = True) -> Iterator[Output]:
         raise
 
 
-def write_shard(file: Path, pieces: Iterable[Piece], durable: bool = True) -> None:
-    """Write a shard's file whole or not at all; on disk when this returns, but for the names of its folders."""
-    with shard_file(file, durable) as handle:
-        handle.writelines(pieces)
+def write_shard(file: Path, array: NDArray[Any], chunk: Zyx, shard: Zyx, codec: Codec, durable: bool = True) -> None:
+    """Write a shard whole or not at all; on disk when this returns, but for the names of its folders.
+
+    Layer by layer of chunks, as ShardStream has them. `array` is (…, z, y, x), smaller than the shard only at the
+    volume's end. Chunks hold one channel each. What of the last chunks lies beyond the volume is 0.
+    """
+    counts = (*array.shape[:-3], *(s // c for s, c in zip(shard, chunk, strict=True)))
+    packer = codec.packer(chunk, array.dtype)
+    memory = reused("chunk", (1, 1, prod(chunk) * array.itemsize), np.dtype(np.uint8))
+    with shard_file(file, durable) as out:
+        encoder = ShardEncoder(out, counts, packer)
+        for z, *channel, y, x in product(*map(range, (counts[-3], *counts[:-3], *counts[-2:]))):
+            cell = tuple(slice(p * c, (p + 1) * c) for p, c in zip((z, y, x), chunk, strict=True))
+            part = array[tuple(channel)][cell]
+            if part.size and (part[0, 0].any() or part.any()):
+                packer.place(part, memory, 0)
+                packer.blank(memory, part.shape[0])
+                encoder.chunk((*channel, z, y, x), memory[0, 0])
+        encoder.finish()

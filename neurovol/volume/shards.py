@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from neurovol.errors import DiskFull, Failure
 from neurovol.geometry import AXES, Box, Receipt, Zyx, shard_keys, zyx
-from neurovol.volume.shardfile import Codec, checksum, shard_bytes, shard_file, write_shard
+from neurovol.volume.shardfile import Codec, checksum, shard_file, write_shard
 from neurovol.volume.shardstream import ShardStream
 from neurovol.volume.stored import VolumeInfo, open_volume, shard_size, sync_folders
 
@@ -80,9 +80,8 @@ class VolumeWriter:
         with self._errors_told(box):
             for key in shard_keys(box, shard):
                 part = Box(key, zyx(k + 1 for k in key)).upsampled(shard).intersect(box)
-                pieces = shard_bytes(array[(..., *part.within(box))], info.chunk, shard, codec)
                 files.append(info.shard_file(self.level, key))
-                write_shard(files[-1], pieces, self.durable)
+                write_shard(files[-1], array[(..., *part.within(box))], info.chunk, shard, codec, self.durable)
             if self.durable:
                 self._sync_names(info, files)
         return Receipt(box, checksum(array))

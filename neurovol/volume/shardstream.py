@@ -39,7 +39,7 @@ class ShardStream:
         self._itemsize, self._depth = dtype.itemsize, chunk[0]
         counts = tuple(s // c for s, c in zip(shard, chunk, strict=True))
         self._packer = codec.packer(chunk, dtype)
-        self._encoder = ShardEncoder((channels, *counts), self._packer)
+        self._encoder = ShardEncoder(file, (channels, *counts), self._packer)
         layer = (channels, *ceil_div(box.shape, chunk)[1:], prod(chunk) * dtype.itemsize)
         self._layer = reused(f"layer of {name}", layer, np.dtype(np.uint8))
         self._summed = self._taken = 0  # slices
@@ -72,7 +72,7 @@ class ShardStream:
         for memory in self._layer:
             self._packer.blank(memory, held + 1)
         for c, y, x in np.ndindex(self._layer.shape[:3]):
-            self._file.writelines(self._encoder.chunk((c, z, y, x), self._layer[c, y, x]))
+            self._encoder.chunk((c, z, y, x), self._layer[c, y, x])
         self._file.rest()
 
     def finish(self) -> Receipt | None:
@@ -80,7 +80,7 @@ class ShardStream:
         depth = self.box.shape[0]
         if self._taken != depth or self._summed not in (0, depth):
             raise ValueError(f"of {depth} slices of a shard {self._taken} were taken, {self._summed} summed up")
-        self._file.writelines(self._encoder.index())
+        self._encoder.finish()
         self._file.rest()
         size = self.box.size * self._itemsize
         return Receipt(self.box, joined([(crc, size) for crc in self._crc32c])) if self._summed else None

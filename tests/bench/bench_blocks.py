@@ -105,12 +105,12 @@ class Plain:
 
     def __call__(self, block: Block) -> int:
         from neurovol.stages.cover import quantised
-        from neurovol.volume.shardfile import codec_for, shard_bytes, write_shard
+        from neurovol.volume.shardfile import codec_for, write_shard
 
         voxels = quantised(self.cover.probabilities(block.write))
         name = "-".join(map(str, block.write.start))
-        pieces = shard_bytes(voxels, (32, 64, 64), SHARD, codec_for(voxels.dtype))
-        write_shard(Path(self.cover.writer.path) / name, pieces, durable=False)
+        file = Path(self.cover.writer.path) / name
+        write_shard(file, voxels, (32, 64, 64), SHARD, codec_for(voxels.dtype), durable=False)
         return block.index
 
 

@@ -60,9 +60,11 @@ def measured(pieces: list[np.ndarray], codec: Codec, rounds: int) -> dict[str, f
     packer = codec.packer(pieces[0].shape, pieces[0].dtype)
     memory = reused("chunk", (1, 1, pieces[0].nbytes), np.dtype(np.uint8))
 
-    def encode(piece: np.ndarray) -> bytes | memoryview:
+    room = memoryview(bytearray(packer.most_bytes))
+
+    def encode(piece: np.ndarray) -> memoryview:
         packer.place(piece, memory, 0)
-        return packer.compress(memory[0, 0])
+        return room[: packer.compress(memory[0, 0], room)]
 
     encoding, decoding = [], []
     decode = imagecodecs.zstd_decode if codec.name == "zstd" else partial(imagecodecs.blosc_decode, numthreads=1)

@@ -119,11 +119,13 @@ def bounds(folder: Path, threads: int) -> dict[str, float]:
     def by_ours(y: int) -> int:
         if not hasattr(kept, "packer"):
             kept.packer = codec_for(layer.dtype, CODEC).packer(CHUNK, layer.dtype)
+            kept.out = memoryview(bytearray(kept.packer.most_bytes))
             kept.chunks = reused("chunks", (1, layer.shape[2] // CHUNK[2], prod(CHUNK) * 2), np.dtype(np.uint8))
         whole = kept.chunks.shape[1] * CHUNK[2]
         kept.packer.place(layer[:, y : y + CHUNK[1], :whole], kept.chunks, 0)
         for chunk in kept.chunks[0]:
-            google_crc32c.value(np.frombuffer(kept.packer.compress(chunk), np.uint8))
+            n = kept.packer.compress(chunk, kept.out)
+            google_crc32c.value(np.frombuffer(kept.out[:n], np.uint8))
         return int(kept.chunks.nbytes)
 
     def encode(corner: tuple[int, ...]) -> int:
@@ -180,7 +182,7 @@ def _copy_part(what: tuple[Path, Path, int, int]) -> None:
     slices = open_slices(folder / "slices")
     packer = codec_for(slices.dtype, CODEC).packer(CHUNK, slices.dtype)
     depth, rows, width = CHUNK[0], CHUNK[1], slices.shape[2]
-    slab = np.empty((SLAB, rows, width), slices.dtype)
+    slab, out = np.empty((SLAB, rows, width), slices.dtype), memoryview(bytearray(packer.most_bytes))
     chunks = reused("chunks", (1, -(-width // CHUNK[2]), prod(CHUNK) * 2), np.dtype(np.uint8))
     bands = list(product(range(0, slices.shape[0], depth), range(0, slices.shape[1], rows)))
     for z, y in bands[part::parts]:
@@ -191,7 +193,7 @@ def _copy_part(what: tuple[Path, Path, int, int]) -> None:
                     slices.read(plane[None], z + above + k, y)
                 packer.place(held, chunks, above)
             for chunk in chunks[0]:
-                data = packer.compress(chunk)
+                data = out[: packer.compress(chunk, out)]
                 file.write(data)
                 file.write(int(google_crc32c.value(np.frombuffer(data, np.uint8))).to_bytes(4, "little"))
 

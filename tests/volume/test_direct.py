@@ -40,19 +40,21 @@ sizes = st.one_of(
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
-@given(st.lists(st.lists(sizes, max_size=3), max_size=4), st.booleans(), st.integers(0, 99))
+@given(st.lists(st.lists(sizes, max_size=3), max_size=4), st.booleans(), st.booleans(), st.integers(0, 99))
 def test_pieces_of_any_size_are_one_after_the_other_in_the_file(
-    tmp_path: Path, bursts: list[list[int]], durable: bool, seed: int
+    tmp_path: Path, bursts: list[list[int]], durable: bool, in_place: bool, seed: int
 ) -> None:
     noise = np.random.default_rng(seed).bytes(BUFFER + BLOCK)
     wanted = b"".join(noise[:size] for burst in bursts for size in burst)
     with shard_file(tmp_path / "shard", durable) as file:
         for burst in bursts:
-            piece = bytearray(len(noise))  # taken again for each, as encoders do
             for size in burst:
-                piece[:size] = noise[:size]
-                file.writelines([memoryview(piece)[:size]])
-                piece[:size] = bytes(size)
+                if in_place:
+                    room = file.room(size + 3)
+                    room[:size] = noise[:size]
+                    file.keep(size)
+                else:
+                    file.write(noise[:size])
             file.rest()
     assert (tmp_path / "shard").read_bytes() == wanted
     assert [file.name for file in tmp_path.iterdir()] == ["shard"]
@@ -60,7 +62,8 @@ def test_pieces_of_any_size_are_one_after_the_other_in_the_file(
 
 def write(file: Path, pieces: list[bytes], then: Exception | None = None) -> None:
     with shard_file(file) as out:
-        out.writelines(pieces)
+        for piece in pieces:
+            out.write(piece)
         if then is not None:
             raise then
 
@@ -72,7 +75,8 @@ def test_more_files_than_buffers_may_be_open_at_once(suited: Path) -> None:
     with ExitStack() as stack:
         files = [stack.enter_context(shard_file(suited / name)) for name in names]
         for file in files * 3:
-            file.writelines([noise, b"crc"])
+            file.write(noise)
+            file.write(b"crc")
             file.rest()
     assert {(suited / name).read_bytes() for name in names} == {3 * (noise + b"crc")}
 
@@ -102,10 +106,10 @@ def test_who_gives_up_waits_for_what_is_under_way(suited: Path) -> None:
 def test_blocks_that_the_disk_does_not_take_go_through_the_cache(suited: Path) -> None:
     with opened(suited / "file") as found:
         assert isinstance(found, Direct)
-        found.writelines([bytes(BUFFER)])
+        found.write(bytes(BUFFER))
         found.flush()
         found._written += 1  # as a disk of larger blocks has it: no place that it can be written to
-        found.writelines([b"a" * FEWEST])
+        found.write(b"a" * FEWEST)
         found.flush()
     assert (suited / "file").read_bytes() == bytes(BUFFER + 1) + b"a" * FEWEST
 
@@ -118,7 +122,9 @@ def test_elsewhere_files_are_written_through_the_cache() -> None:
     try:
         with opened(file) as found:
             assert isinstance(found, Cached)
-            found.writelines([b"neu", b"ron"])
+            found.write(b"neu")
+            found.room(3)[:3] = b"ron"
+            found.keep(3)
             found.flush()
         assert file.read_bytes() == b"neuron"
     finally:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from neurovol.volume.shardfile import NO_CHUNK, checksum, codec_for, shard_bytes, write_shard
+from neurovol.volume.shardfile import NO_CHUNK, checksum, codec_for, shard_file, write_shard
 
 CHUNK = (4, 5, 6)
 sizes = st.tuples(*(st.integers(1, 2 * c) for c in CHUNK))
@@ -28,7 +28,7 @@ def _array(path: Path, shape: tuple[int, ...], dtype: str) -> zarr.Array:
 
 def _write(folder: Path, array: np.ndarray) -> Path:
     file = folder.joinpath("c", *("0" * array.ndim))
-    write_shard(file, shard_bytes(array, CHUNK, tuple(2 * c for c in CHUNK), codec_for(array.dtype)), durable=False)
+    write_shard(file, array, CHUNK, tuple(2 * c for c in CHUNK), codec_for(array.dtype), durable=False)
     return file
 
 
@@ -72,13 +72,15 @@ def test_the_checksum_is_that_of_the_bytes_in_c_order():
 
 def test_a_write_that_fails_leaves_the_old_shard_and_nothing_else(tmp_path):
     file = tmp_path / "c" / "0"
-    write_shard(file, iter([b"old"]))
+    with shard_file(file) as out:
+        out.write(b"old")
 
     def torn():
-        yield b"new"
-        raise RuntimeError("source torn")
+        with shard_file(file) as out:
+            out.write(b"new")
+            raise RuntimeError("source torn")
 
     with pytest.raises(RuntimeError, match="source torn"):
-        write_shard(file, torn())
+        torn()
     assert file.read_bytes() == b"old"
     assert [f.name for f in file.parent.iterdir()] == ["0"]
