@@ -34,7 +34,7 @@ def slab_depth(grain: Zyx, fused: Iterable[Zyx], depth: int) -> int:
     """How many slices of a block are read at once: whole ones of all levels; all where the source decodes many at once.
 
     >>> slab_depth((1, 1, 1), [(1, 2, 2), (2, 2, 2)], 128), slab_depth((64, 64, 64), [], 128)
-    (8, 128)
+    (4, 128)
     """
     return round_up(SLAB, prod(f[0] for f in fused)) if grain[0] == 1 else depth
 
