@@ -3,7 +3,7 @@
  *     | header, 16 bytes | where each block begins | block: low bytes' length, LZ4; high bytes' length, LZ4 | block | …
  *
  * c-blosc as it is distributed shuffles in three passes by 128-bit instructions, of a chunk that is contiguous. Here it
- * is one pass by 256-bit ones, of slices as they come: whole rows of them, which is how memory is quickest, go to all
+ * is one pass by wider ones, of slices as they come: whole rows of them, which is how memory is quickest, go to all
  * chunks that they cross. What is shuffled goes past the caches, for LZ4 reads it when a layer of chunks is whole.
  */
 #include <stddef.h>
@@ -15,67 +15,130 @@ typedef int compress_fast(const char *in, char *out, int in_bytes, int out_bytes
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
 
-enum { AT_ONCE = 32, TILE = 16 * AT_ONCE }; /* voxels of one load; those whose bits fill a cache line of each plane */
+enum { AT_ONCE = 32, LOADS = 16, TILE = LOADS * AT_ONCE }; /* a tile's voxels fill a cache line with each bit */
 
 static const uint16_t zeros[AT_ONCE];
 
-/* Bit b of voxel i becomes bit i % 8 of byte i / 8 of plane b; load i of AT_ONCE voxels. */
-__attribute__((target("avx2"))) static inline void shuffle(const uint16_t *in, uint32_t tile[16][TILE / AT_ONCE], int i)
+/* Bit b of voxel i becomes bit i % 8 of byte i / 8 of line b; lines are so many bytes apart. */
+typedef void shuffle(const uint16_t *const from[LOADS], uint8_t *line, ptrdiff_t apart);
+
+__attribute__((target("avx2")))
+static void by_avx2(const uint16_t *const from[LOADS], uint8_t *line, ptrdiff_t apart)
 {
+    uint32_t tile[16][LOADS] __attribute__((aligned(64)));
     const __m256i low_byte = _mm256_set1_epi16(0xff);
-    __m256i a = _mm256_loadu_si256((const __m256i *)in), b = _mm256_loadu_si256((const __m256i *)(in + 16));
-    __m256i low = _mm256_packus_epi16(_mm256_and_si256(a, low_byte), _mm256_and_si256(b, low_byte));
-    __m256i high = _mm256_packus_epi16(_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 8));
-    low = _mm256_permute4x64_epi64(low, 0xd8); /* packing goes by halves */
-    high = _mm256_permute4x64_epi64(high, 0xd8);
-    for (int bit = 7; bit >= 0; bit--) {
-        tile[bit][i] = (uint32_t)_mm256_movemask_epi8(low);
-        tile[8 + bit][i] = (uint32_t)_mm256_movemask_epi8(high);
-        low = _mm256_add_epi8(low, low);
-        high = _mm256_add_epi8(high, high);
+    for (int i = 0; i < LOADS; i++) {
+        __m256i a = _mm256_loadu_si256((const __m256i *)from[i]), b = _mm256_loadu_si256((const __m256i *)from[i] + 1);
+        __m256i low = _mm256_packus_epi16(_mm256_and_si256(a, low_byte), _mm256_and_si256(b, low_byte));
+        __m256i high = _mm256_packus_epi16(_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 8));
+        low = _mm256_permute4x64_epi64(low, 0xd8); /* packing goes by halves */
+        high = _mm256_permute4x64_epi64(high, 0xd8);
+        for (int bit = 7; bit >= 0; bit--) {
+            tile[bit][i] = (uint32_t)_mm256_movemask_epi8(low);
+            tile[8 + bit][i] = (uint32_t)_mm256_movemask_epi8(high);
+            low = _mm256_add_epi8(low, low);
+            high = _mm256_add_epi8(high, high);
+        }
+    }
+    for (int bit = 0; bit < 16; bit++, line += apart)
+        for (int half = 0; half < 2; half++)
+            _mm256_stream_si256((__m256i *)line + half, _mm256_load_si256((const __m256i *)tile[bit] + half));
+}
+
+#if __GNUC__ >= 10 || __clang_major__ >= 12
+#define GFNI "avx512f,avx512bw,avx512vbmi,gfni"
+
+/* Eight lines, from eight registers that have eight bytes of each. */
+__attribute__((target(GFNI))) static inline void put_lines(const __m512i *bits, uint8_t *line, ptrdiff_t apart)
+{
+    for (int odd = 0; odd < 2; odd++) {
+        __m512i pair[4];
+        for (int i = 0; i < 4; i++)
+            pair[i] = odd ? _mm512_unpackhi_epi64(bits[2 * i], bits[2 * i + 1])
+                          : _mm512_unpacklo_epi64(bits[2 * i], bits[2 * i + 1]);
+        __m512i a = _mm512_shuffle_i64x2(pair[0], pair[1], 0x44), b = _mm512_shuffle_i64x2(pair[2], pair[3], 0x44);
+        __m512i c = _mm512_shuffle_i64x2(pair[0], pair[1], 0xee), d = _mm512_shuffle_i64x2(pair[2], pair[3], 0xee);
+        _mm512_stream_si512((void *)(line + odd * apart), _mm512_shuffle_i64x2(a, b, 0x88));
+        _mm512_stream_si512((void *)(line + (2 + odd) * apart), _mm512_shuffle_i64x2(a, b, 0xdd));
+        _mm512_stream_si512((void *)(line + (4 + odd) * apart), _mm512_shuffle_i64x2(c, d, 0x88));
+        _mm512_stream_si512((void *)(line + (6 + odd) * apart), _mm512_shuffle_i64x2(c, d, 0xdd));
     }
 }
+
+/* Which of two registers' 128 bytes are turned: eight voxels' low or high ones, the last first; and where bits go. */
+#define OF_8(n) (n) + 14, (n) + 12, (n) + 10, (n) + 8, (n) + 6, (n) + 4, (n) + 2, n
+#define OF_32(n) OF_8(n), OF_8(n + 16), OF_8(n + 32), OF_8(n + 48)
+#define COLUMN(n) n, n + 8, n + 16, n + 24, n + 32, n + 40, n + 48, n + 56
+static const uint8_t low_bytes[64] = {OF_32(0), OF_32(64)}, high_bytes[64] = {OF_32(1), OF_32(65)};
+static const uint8_t columns[64] = {COLUMN(0), COLUMN(1), COLUMN(2), COLUMN(3),
+                                    COLUMN(4), COLUMN(5), COLUMN(6), COLUMN(7)};
+
+/* A sixth of the instructions: one turns eight times eight bits. */
+__attribute__((target(GFNI)))
+static void by_gfni(const uint16_t *const from[LOADS], uint8_t *line, ptrdiff_t apart)
+{
+    const __m512i low = _mm512_loadu_si512(low_bytes), high = _mm512_loadu_si512(high_bytes);
+    const __m512i column = _mm512_loadu_si512(columns), each_bit = _mm512_set1_epi64((int64_t)0x8040201008040201);
+    __m512i lows[8], highs[8];
+    for (int i = 0; i < 8; i++) {
+        __m512i a = _mm512_loadu_si512(from[2 * i]), b = _mm512_loadu_si512(from[2 * i + 1]);
+        __m512i l = _mm512_gf2p8affine_epi64_epi8(each_bit, _mm512_permutex2var_epi8(a, low, b), 0);
+        __m512i h = _mm512_gf2p8affine_epi64_epi8(each_bit, _mm512_permutex2var_epi8(a, high, b), 0);
+        lows[i] = _mm512_permutexvar_epi8(column, l);
+        highs[i] = _mm512_permutexvar_epi8(column, h);
+    }
+    put_lines(lows, line, apart);
+    put_lines(highs, line + 8 * apart, apart);
+}
+
+static int has_gfni(void)
+{
+    return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("gfni");
+}
+#else
+#define by_gfni by_avx2
+
+static int has_gfni(void)
+{
+    return 0;
+}
+#endif
 
 /* Slices z to z + nz of a layer of chunks of cy rows of cx voxels, as Blosc shuffles each block of so many voxels.
  *
  * in: `there` planes of ny rows of nx voxels; plane and row: voxels from one to the next. Other planes, and what the
  * last chunks have beyond rows and voxels, are 0. out: chunks of so many bytes, those along x in a row; aligned to 64.
- * A plane of a chunk must be whole groups of rows, and a group whole tiles, as shuffles() says. */
-__attribute__((target("avx2")))
+ * A plane of a chunk must be whole groups of rows, and a group whole tiles, as shuffles() says. newest: whether
+ * instructions may be taken that only newer processors have. */
 void shuffle_slices_uint16(const uint16_t *in, ptrdiff_t plane, ptrdiff_t row, ptrdiff_t there, ptrdiff_t ny,
                            ptrdiff_t nx, ptrdiff_t z, ptrdiff_t nz, ptrdiff_t cy, ptrdiff_t cx, ptrdiff_t rows,
-                           ptrdiff_t block, ptrdiff_t chunk_bytes, uint8_t *out)
+                           ptrdiff_t block, ptrdiff_t chunk_bytes, uint8_t *out, int newest)
 {
     ptrdiff_t along_x = (nx + cx - 1) / cx, along_y = (ny + cy - 1) / cy;
-    uint16_t last[AT_ONCE];
+    shuffle *shuffled = newest && has_gfni() ? by_gfni : by_avx2;
+    uint16_t last[LOADS][AT_ONCE];
     for (ptrdiff_t i = 0; i < nz; i++)
         for (ptrdiff_t y = 0; y < along_y * cy; y += rows)
             for (ptrdiff_t chunk = 0; chunk < along_x; chunk++) {
                 ptrdiff_t voxel = ((z + i) * cy + y % cy) * cx, r = 0, x = chunk * cx;
                 uint8_t *to = out + (y / cy * along_x + chunk) * chunk_bytes;
                 for (ptrdiff_t end = voxel + rows * cx; voxel < end; voxel += TILE) {
-                    uint32_t tile[16][TILE / AT_ONCE] __attribute__((aligned(64)));
-                    for (int k = 0; k < TILE / AT_ONCE; k++) {
-                        const uint16_t *from = zeros;
+                    const uint16_t *from[LOADS];
+                    for (int k = 0; k < LOADS; k++) {
+                        from[k] = zeros;
                         if (i < there && y + r < ny && x < nx) {
-                            from = in + i * plane + (y + r) * row + x;
+                            from[k] = in + i * plane + (y + r) * row + x;
                             if (nx - x < AT_ONCE) {
-                                memset(last, 0, sizeof last);
-                                from = memcpy(last, from, (size_t)(nx - x) * sizeof *from);
+                                memset(last[k], 0, sizeof last[k]);
+                                from[k] = memcpy(last[k], from[k], (size_t)(nx - x) * sizeof *in);
                             }
                         }
-                        shuffle(from, tile, k);
                         if ((x += AT_ONCE) == (chunk + 1) * cx) {
                             x = chunk * cx;
                             r++;
                         }
                     }
-                    uint8_t *line = to + voxel / block * block * 2 + voxel % block / 8;
-                    for (int bit = 0; bit < 16; bit++, line += block / 8) {
-                        const __m256i *bits = (const __m256i *)tile[bit];
-                        _mm256_stream_si256((__m256i *)line, _mm256_load_si256(bits));
-                        _mm256_stream_si256((__m256i *)line + 1, _mm256_load_si256(bits + 1));
-                    }
+                    shuffled(from, to + voxel / block * block * 2 + voxel % block / 8, block / 8);
                 }
             }
     _mm_sfence();
@@ -92,7 +155,7 @@ int shuffles(ptrdiff_t cy, ptrdiff_t cx, ptrdiff_t rows, ptrdiff_t block, ptrdif
 
 void shuffle_slices_uint16(const uint16_t *in, ptrdiff_t plane, ptrdiff_t row, ptrdiff_t there, ptrdiff_t ny,
                            ptrdiff_t nx, ptrdiff_t z, ptrdiff_t nz, ptrdiff_t cy, ptrdiff_t cx, ptrdiff_t rows,
-                           ptrdiff_t block, ptrdiff_t chunk_bytes, uint8_t *out)
+                           ptrdiff_t block, ptrdiff_t chunk_bytes, uint8_t *out, int newest)
 {
 }
 

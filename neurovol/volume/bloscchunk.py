@@ -43,6 +43,7 @@ class Shuffled:
     rows: int  # shuffled at once
     compiled: ctypes.CDLL
     lz4: ctypes.c_void_p
+    newest: bool = True  # instructions, where the processor has them; the bytes are the same
 
     def place(self, voxels_ZYX: NDArray[Any], memory: Bytes, z: int) -> None:
         """As Packer has it."""
@@ -60,7 +61,8 @@ class Shuffled:
 
     def _shuffle(self, memory: Bytes, *slices: int | None) -> None:
         size = memory.shape[2]
-        self.compiled.shuffle_slices_uint16(*slices, *self.chunk[1:], self.rows, self.block, size, memory.ctypes.data)
+        sizes = *self.chunk[1:], self.rows, self.block, size
+        self.compiled.shuffle_slices_uint16(*slices, *sizes, memory.ctypes.data, self.newest)
 
     @property
     def most_bytes(self) -> int:

@@ -20,7 +20,7 @@ _FUNCTIONS: dict[str, tuple[list[Any], Any]] = {
     "halve_uint8": _HALVE,
     "halve_uint16": _HALVE,
     "shuffles": ([_SIZE] * 5, ctypes.c_int),
-    "shuffle_slices_uint16": ([_POINTER] + [_SIZE] * 12 + [_POINTER], None),
+    "shuffle_slices_uint16": ([_POINTER] + [_SIZE] * 12 + [_POINTER, ctypes.c_int], None),
     "blosc_lz4_uint16": ([_POINTER, _SIZE, _SIZE, ctypes.c_int, _POINTER, _POINTER], _SIZE),
     "count_uint8": _COUNT,
     "count_uint16": _COUNT,

@@ -1,5 +1,7 @@
 """What blosc_lz4.c makes of a chunk is what Blosc makes of it."""
 
+from dataclasses import replace
+
 import imagecodecs
 import numpy as np
 import pytest
@@ -60,16 +62,17 @@ def compressed(packer: Packer, chunk: np.ndarray) -> bytes:
     st.integers(0, 3),
     st.integers(1, 9),
     st.sampled_from([2**12, 2**16, 2**18, 2**19, 2**20]),
+    st.booleans(),
     st.integers(0, 99),
 )
-def test_bytes_are_blosc_s_own(kind, chunk, share, cuts, margin, level, block_bytes, seed):
+def test_bytes_are_blosc_s_own(kind, chunk, share, cuts, margin, level, block_bytes, newest, seed):
     """Of whole chunks and of those at a far end, of slices that come in any slabs out of larger arrays."""
     there = tuple(max(1, round(n * s)) for n, s in zip(chunk, share, strict=True))
     held = voxels(kind, tuple(n + margin for n in there), seed)[margin:, margin:, margin:]
     along = tuple(-(-n // c) for n, c in zip(there[1:], chunk[1:], strict=True))
     whole = np.zeros((chunk[0], *(n * c for n, c in zip(along, chunk[1:], strict=True))), np.uint16)
     whole[tuple(map(slice, there))] = held
-    packer, memory = shuffled(chunk, level, block_bytes), layer(chunk, along)
+    packer, memory = replace(shuffled(chunk, level, block_bytes), newest=newest), layer(chunk, along)
     for slab, z in zip(np.split(held, cuts), [0, *cuts], strict=True):
         packer.place(slab, memory, z) if len(slab) else None
     packer.blank(memory, there[0])
