@@ -14,8 +14,8 @@ round than in the next shows in figures, and hardly in ratios.
 
 Rows of ours: `neurovol` is what `neurovol convert` does: pyramid, exact histogram, fsync before the ledger says done;
 the others leave one thing out or change the source. `plain copy` reads, encodes, sums and writes the same bytes and
-nothing else, which is the bound where the codec is about as quick as the system's own reading and writing. `codec
-bound` is that of Blosc's own library, which the peers call; `own encoder bound` that of our way to the same bytes.
+nothing else, through the page cache, as peers write. `codec bound` is that of Blosc's own library, which the peers
+call; `own encoder bound` that of our way to the same bytes.
 """
 
 from __future__ import annotations
