@@ -14,8 +14,10 @@ round than in the next shows in figures, and hardly in ratios.
 
 Rows of ours: `neurovol` is what `neurovol convert` does: pyramid, exact histogram, fsync before the ledger says done;
 the others leave one thing out or change the source. `plain copy` reads, encodes, sums and writes the same bytes and
-nothing else, through the page cache, as peers write. `codec bound` is that of Blosc's own library, which the peers
-call; `own encoder bound` that of our way to the same bytes.
+nothing else, through the page cache, as peers write. `on its own` is the whole conversion in one process without Dask,
+`two, each on its own` two such at once, which share nothing but the machine. `codec bound` is that of Blosc's own
+library, which the peers call, for level 0, and with the coarser levels; `own encoder bound` that of our way to the same
+bytes.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import multiprocessing
 import os
 import platform
 import shutil
@@ -35,7 +38,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from importlib.metadata import version
-from itertools import product
+from itertools import accumulate, product
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +70,7 @@ OURS = {
     "neurovol ZetaStitcher": ["--source", "mosaic"],
 }
 PLAIN = {"plain copy": 2, "plain copy one process": 1}
+ALONE = {"neurovol on its own": 1, "neurovol two, each on its own": 2}
 TOGETHER = 3  # blocks at once: as most_together says of this layout
 ROUNDS = 4  # of which the first is thrown away
 PEERS = ("tensorstore", "tensorstore-nosync", "dask", "zarr-python", "ngff-zarr")
@@ -94,17 +98,22 @@ def mosaic(folder: Path, stack: Path, shape: tuple[int, int, int], overlap: int 
 
 
 def bounds(folder: Path, threads: int) -> dict[str, float]:
-    """MB/s of Blosc alone (each chunk copied, encoded, summed), of our way to the same bytes, of LZW and then Blosc."""
+    """MB/s of Blosc alone (each chunk copied, encoded, summed), of our way to the same bytes, of LZW and then Blosc.
+
+    Coarser levels' chunks are those that can be made of the first slices, and stand for as many as the levels have.
+    """
     import google_crc32c
     import tifffile
-    from convert_layout import BLOSC
+    from convert_layout import BLOSC, halved
 
     from neurovol.volume.shardfile import codec_for
     from neurovol.volume.workspace import reused
 
-    files = sorted((folder / "slices").glob("*.tif"))[: CHUNK[0]]
-    layer = np.stack([tifffile.imread(file) for file in files])
-    corners = list(product(*(range(0, n - c + 1, c) for n, c in zip(layer.shape, CHUNK, strict=True))))
+    files = sorted((folder / "slices").glob("*.tif"))[: 2 * CHUNK[0]]
+    slices = np.stack([tifffile.imread(file) for file in files])
+    layer = slices[: CHUNK[0]]
+    coarser = list(accumulate(FACTORS[:2], halved, initial=slices))[1:]  # the others are a hundredth of level 0
+    coarser = [level for level in coarser if all(n >= c for n, c in zip(level.shape, CHUNK, strict=True))]
     kept = threading.local()  # memory of each thread
 
     def by_blosc(chunk: np.ndarray) -> Any:
@@ -128,10 +137,13 @@ def bounds(folder: Path, threads: int) -> dict[str, float]:
             google_crc32c.value(np.frombuffer(kept.out[:n], np.uint8))
         return int(kept.chunks.nbytes)
 
-    def encode(corner: tuple[int, ...]) -> int:
-        data = by_blosc(layer[tuple(slice(a, a + c) for a, c in zip(corner, CHUNK, strict=True))])
-        google_crc32c.value(np.frombuffer(data, np.uint8))
-        return prod(CHUNK) * layer.itemsize
+    def encode(chunk: np.ndarray) -> int:
+        google_crc32c.value(np.frombuffer(by_blosc(chunk), np.uint8))
+        return chunk.nbytes
+
+    def chunks(array: np.ndarray) -> list[np.ndarray]:
+        corners = product(*(range(0, n - c + 1, c) for n, c in zip(array.shape, CHUNK, strict=True)))
+        return [array[tuple(slice(a, a + c) for a, c in zip(at, CHUNK, strict=True))] for at in corners]
 
     def decode(page: tifffile.TiffPage) -> int:
         return int(page.asarray(maxworkers=1).nbytes)
@@ -144,10 +156,16 @@ def bounds(folder: Path, threads: int) -> dict[str, float]:
             start = time.perf_counter()
             return sum(pool.map(work, things)) / (time.perf_counter() - start) / 1e6
 
-        codec = rate(encode, corners * 3)
+        codec = rate(encode, chunks(layer) * 3)
+        extra = sum(level.size / slices.size * codec / rate(encode, chunks(level) * 12) for level in coarser)
         own = rate(by_ours, list(range(0, layer.shape[1] - CHUNK[1] + 1, CHUNK[1])) * 3)
         lzw = rate(decode, list(tif.pages[: CHUNK[0]]))
-    return {"codec bound": codec, "own encoder bound": own, "LZW bound": 1 / (1 / lzw + 1 / codec)}
+    return {
+        "codec bound": codec,
+        "codec bound with pyramid": codec / (1 + extra),
+        "own encoder bound": own,
+        "LZW bound": 1 / (1 / lzw + 1 / codec),
+    }
 
 
 def plain_copy(folder: Path, dest: Path, processes: int) -> dict[str, float]:
@@ -187,15 +205,47 @@ def _copy_part(what: tuple[Path, Path, int, int]) -> None:
     bands = list(product(range(0, slices.shape[0], depth), range(0, slices.shape[1], rows)))
     for z, y in bands[part::parts]:
         with (dest / f"{z}-{y}").open("wb") as file:
-            for above in range(0, depth, SLAB):
-                held = slab[:, : min(rows, slices.shape[1] - y)]
+            there = min(depth, slices.shape[0] - z)
+            for above in range(0, there, SLAB):
+                held = slab[: there - above, : min(rows, slices.shape[1] - y)]
                 for k, plane in enumerate(held):
                     slices.read(plane[None], z + above + k, y)
                 packer.place(held, chunks, above)
+            packer.blank(chunks, there)
             for chunk in chunks[0]:
                 data = out[: packer.compress(chunk, out)]
                 file.write(data)
                 file.write(int(google_crc32c.value(np.frombuffer(data, np.uint8))).to_bytes(4, "little"))
+
+
+def on_its_own(folder: Path, dest: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Convert in processes that know nothing of each other, the whole in each; what they take at once is one's time."""
+    barrier = multiprocessing.Barrier(options.workers)
+    with ProcessPoolExecutor(options.workers, initializer=_meet_at, initargs=(barrier,)) as pool:
+        tasks = [(folder, dest.with_name(f"out.own-{n}.zarr"), options) for n in range(options.workers)]
+        seconds = max(pool.map(_convert_alone, tasks))
+    return {"seconds": seconds / options.workers, "peak_mb": 0.0}
+
+
+def _meet_at(barrier: Any) -> None:
+    global _met
+    _met = barrier
+
+
+def _convert_alone(what: tuple[Path, Path, argparse.Namespace]) -> float:
+    """Seconds; level 0 with what is made of its blocks, which is all but a hundredth of the voxels."""
+    from neurovol.geometry import side_by_side
+
+    folder, dest, options = what
+    _warm_up(folder, dest, options)
+    _met.wait()
+    start = time.perf_counter()
+    task, blocks = begun(folder / options.source, dest, options)
+    landing = ThreadPoolExecutor(1)  # as a worker has a thread that waits for the disk
+    landed = [landing.submit(task.begin(group).wait) for group in side_by_side(blocks[0], lambda: TOGETHER)]
+    for one in landed:
+        one.result()
+    return time.perf_counter() - start
 
 
 def ours(folder: Path, dest: Path, options: argparse.Namespace) -> dict[str, float]:
@@ -296,6 +346,9 @@ def measure(folder: Path, options: argparse.Namespace) -> list[Figures]:
     for peer, python in pythons.items():
         if python:
             commands[peer] = (python, "convert_peers.py", [peer, str(folder / "slices"), str(dest), "--warm-up"])
+    for name, processes in ALONE.items():
+        commands[name] = (sys.executable, "bench_convert.py", ["--on-its-own", str(folder), "--dest", str(dest),
+                          "--workers", str(processes)])  # fmt: skip
     for name, processes in PLAIN.items():
         commands[name] = (sys.executable, "bench_convert.py", ["--plain-copy", str(folder), "--dest", str(dest),
                           "--workers", str(processes)])  # fmt: skip
@@ -326,8 +379,10 @@ def ratios(found: Figures) -> dict[str, float]:
         "of_own_encoder_bound": rate["neurovol level 0"] / rate["own encoder bound"],
         "of_codec_bound_no_fsync_no_histogram": rate["neurovol level 0 no fsync no histogram"] / rate["codec bound"],
         "of_plain_copy": rate["neurovol level 0 no fsync no histogram"] / rate["plain copy"],
+        "two_on_their_own_vs_one": rate["neurovol two, each on its own"] / rate["neurovol on its own"],
         "plain_copy_two_vs_one": rate["plain copy"] / rate["plain copy one process"],
         "pyramid_extra": rate["neurovol level 0"] / rate["neurovol"] - 1,
+        "pyramid_extra_of_codec": rate["codec bound"] / rate["codec bound with pyramid"] - 1,
         "pyramid_extra_no_fsync": rate["neurovol level 0 no fsync"] / rate["neurovol no fsync"] - 1,
         "fsync_costs": 1 - rate["neurovol"] / rate["neurovol no fsync"],
         "lzw_of_bound": rate["neurovol LZW"] / rate["LZW bound"],
@@ -355,6 +410,7 @@ def main() -> None:
     parser.add_argument("--stack-to-chunk", metavar="PYTHON", help="of an environment with stack-to-chunk")
     one = parser.add_argument_group("one conversion of ours, as this script calls itself")
     one.add_argument("--ours", type=Path, metavar="FOLDER")
+    one.add_argument("--on-its-own", type=Path, metavar="FOLDER")
     one.add_argument("--plain-copy", type=Path, metavar="FOLDER")
     one.add_argument("--dest", type=Path)
     one.add_argument("--source", default="slices")
@@ -367,6 +423,9 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"BENCH_CODEC": options.codec})
     if options.ours:
         print(json.dumps(ours(options.ours, options.dest, options)))
+        return
+    if options.on_its_own:
+        print(json.dumps(on_its_own(options.on_its_own, options.dest, options)))
         return
     if options.plain_copy:
         print(json.dumps(plain_copy(options.plain_copy, options.dest, options.workers)))
