@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neurovol.volume.direct import BLOCK, BUFFER, BUFFERS, FEWEST, Cached, Direct, Output, output
+from neurovol.volume.direct import BLOCK, BUFFER, BUFFERS, FEWEST, HUGE, Cached, Direct, Output, output
 from neurovol.volume.shardfile import shard_file
 
 
@@ -66,6 +66,14 @@ def write(file: Path, pieces: list[bytes], then: Exception | None = None) -> Non
             out.write(piece)
         if then is not None:
             raise then
+
+
+def test_a_file_begins_where_a_huge_page_does(suited: Path) -> None:
+    """Beside it lies no part of another: a buffer is a whole number of huge pages, where the system has them."""
+    for name in ("one", "after the other"):
+        with shard_file(suited / name) as file:
+            assert np.frombuffer(file.room(1), np.uint8).ctypes.data % HUGE == 0
+    assert BUFFER % HUGE == 0
 
 
 def test_more_files_than_buffers_may_be_open_at_once(suited: Path) -> None:
