@@ -419,7 +419,8 @@ def main() -> None:
     one.add_argument("--no-fsync", action="store_true")
     one.add_argument("--no-histogram", action="store_true")
     options = parser.parse_args()
-    if not options.ours and options.codec != CODEC:  # convert_layout.py has read it by now
+    itself = options.ours or options.on_its_own or options.plain_copy  # called by this script, which set the codec
+    if not itself and options.codec != CODEC:  # convert_layout.py has read it by now
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"BENCH_CODEC": options.codec})
     if options.ours:
         print(json.dumps(ours(options.ours, options.dest, options)))
