@@ -113,7 +113,6 @@ def bounds(folder: Path, threads: int) -> dict[str, float]:
     slices = np.stack([tifffile.imread(file) for file in files])
     layer = slices[: CHUNK[0]]
     coarser = list(accumulate(FACTORS[:2], halved, initial=slices))[1:]  # the others are a hundredth of level 0
-    coarser = [level for level in coarser if all(n >= c for n, c in zip(level.shape, CHUNK, strict=True))]
     kept = threading.local()  # memory of each thread
 
     def by_blosc(chunk: np.ndarray) -> Any:
@@ -241,10 +240,10 @@ def _convert_alone(what: tuple[Path, Path, argparse.Namespace]) -> float:
     _met.wait()
     start = time.perf_counter()
     task, blocks = begun(folder / options.source, dest, options)
-    landing = ThreadPoolExecutor(1)  # as a worker has a thread that waits for the disk
-    landed = [landing.submit(task.begin(group).wait) for group in side_by_side(blocks[0], lambda: TOGETHER)]
-    for one in landed:
-        one.result()
+    with ThreadPoolExecutor(1) as landing:  # as a worker has a thread that waits for the disk
+        landed = [landing.submit(task.begin(group).wait) for group in side_by_side(blocks[0], lambda: TOGETHER)]
+        for one in landed:
+            one.result()
     return time.perf_counter() - start
 
 

@@ -37,17 +37,13 @@ NOISE = 48  # counts, so that zlib leaves two thirds, as of the microscope's ima
 def strips(folder: Path, side: int) -> None:
     """A ramp with noise, which no slice shares with another."""
     folder.mkdir(parents=True)
-
-    def write(z: int) -> None:
+    for z in range(DEPTH):  # one at a time, for each takes three slices' memory
         random = np.random.default_rng(z)
         ramp = (np.arange(side, dtype=np.uint16) // 16 + 40 * z)[:, None]
         plane = ramp + random.integers(0, NOISE, (side, side), np.uint16)
         tifffile.imwrite(
             folder / f"{z:03}.tif", plane, compression="zlib", compressionargs={"level": 1}, rowsperstrip=side
         )
-
-    for z in range(DEPTH):  # each takes three slices' memory
-        write(z)
 
 
 def decoding(folder: Path, threads: int) -> float:
