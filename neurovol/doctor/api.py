@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 ANSWER_S = 20.0
+# What Prefect's own client asks again after: a server on SQLite says 503 to who finds the database locked.
+BUSY = (429, 502, 503)
+WAITS_S = (0.5, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -53,14 +56,18 @@ class Api:
 
     def filter(self, path: str, **wanted: Any) -> list[dict[str, Any]]:
         """What the server has of a kind."""
+        found: list[dict[str, Any]] = self.post(f"{path}/filter", wanted)
+        return found
+
+    def post(self, path: str, told: Any) -> Any:
+        """The JSON that a path answers to `told`, None where it answers nothing; OSError as `get`."""
         try:
-            found: list[dict[str, Any]] = self._asked(f"{path}/filter", wanted)[0]
+            return self._asked(path, told)[0]
         except urllib.error.HTTPError as error:
             if error.code != 403 or self._csrf:
                 raise
-            self._take_csrf()
-            found = self._asked(f"{path}/filter", wanted)[0]
-        return found
+        self._take_csrf()
+        return self._asked(path, told)[0]
 
     def _take_csrf(self) -> None:
         """What a server that guards against forged requests wants to see of one that tells it something."""
@@ -69,12 +76,22 @@ class Api:
         self._csrf = {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": client}
 
     def _asked(self, path: str, told: Any) -> tuple[Any, str]:
-        """The answer, and the date that it came with."""
+        """The answer, and the date that it came with; a server that is busy for a moment is asked again."""
+        for wait_s in WAITS_S:
+            try:
+                return self._answer(path, told)
+            except urllib.error.HTTPError as error:
+                if error.code not in BUSY:
+                    raise
+            time.sleep(wait_s)
+        return self._answer(path, told)
+
+    def _answer(self, path: str, told: Any) -> tuple[Any, str]:
         body = None if told is None else json.dumps(told).encode()
         headers = {"Content-Type": "application/json", **self._authorization(), **self._csrf}
         request = urllib.request.Request(f"{self.url}/{path}", body, headers)
         with urllib.request.urlopen(request, timeout=ANSWER_S, context=self._tls()) as answer:
-            return json.loads(answer.read()), str(answer.headers["Date"])
+            return json.loads(answer.read() or b"null"), str(answer.headers["Date"])
 
     def _authorization(self) -> dict[str, str]:
         if basic := self.settings.get("PREFECT_API_AUTH_STRING"):

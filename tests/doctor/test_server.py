@@ -1,19 +1,18 @@
 """Prefect's server as the doctor sees it: real ones, and what is no such server."""
 
-import json
 import socket
-import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 
+import neurovol.doctor.api as asked
 from neurovol.doctor.api import Api, prefect_settings
 from neurovol.doctor.checks import examine
 from neurovol.doctor.server import check_pools, check_scheduler, check_server, version_finding
@@ -42,18 +41,28 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         yield Api(url)
 
 
-def tell(api: Api, path: str, **told: Any) -> Any:
-    """Create something on a server; the doctor itself only looks."""
-    api.filter("flows", limit=1)  # takes a token where one is wanted
-    headers = {"Content-Type": "application/json", **api._authorization(), **api._csrf}
-    request = urllib.request.Request(f"{api.url}/{path}", json.dumps(told).encode(), headers)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read() or b"null")
-
-
 def deploy(api: Api, name: str) -> None:
-    flow = tell(api, "flows/", name="nightly")
-    tell(api, "deployments/", name=name, flow_id=flow["id"], schedules=[SCHEDULE])
+    flow = api.post("flows/", {"name": "nightly"})
+    api.post("deployments/", {"name": name, "flow_id": flow["id"], "schedules": [SCHEDULE]})
+
+
+@contextmanager
+def busy(answers: list[int]) -> Iterator[Api]:
+    """A server that answers each of these in turn, and all is well once there are no more."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(answers.pop(0) if answers else 200)
+            self.end_headers()
+            self.wfile.write(b"true")
+
+        def log_message(self, *told: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield Api(f"http://127.0.0.1:{server.server_port}/api")
+        server.shutdown()
 
 
 @pytest.mark.slow
@@ -75,10 +84,10 @@ def test_a_guarded_server_refuses_others_and_the_way_out_is_said(guarded: Api) -
 
 @pytest.mark.slow
 def test_a_pool_has_to_have_a_worker_online(guarded: Api) -> None:
-    tell(guarded, "work_pools/", name="night", type="process")
+    guarded.post("work_pools/", {"name": "night", "type": "process"})
     (found,) = check_pools(guarded)
     assert (found.level, found.way_out) == ("warn", "prefect worker start --pool night")
-    tell(guarded, "work_pools/night/workers/heartbeat", name="w1")
+    guarded.post("work_pools/night/workers/heartbeat", {"name": "w1"})
     (found,) = check_pools(guarded)
     assert (found.level, found.text) == ("ok", '"night" has 1 workers online')
 
@@ -106,6 +115,27 @@ def test_a_scheduler_that_makes_none_is_not(idle: Api, monkeypatch: pytest.Monke
     levels = {one.name: one.level for one in examine()}
     assert levels["server"] == "ok"
     assert levels["scheduler"] in ("warn", "fail")
+
+
+def test_a_server_that_is_busy_for_a_moment_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asked, "WAITS_S", (0.01, 0.01, 0.01))
+    with busy([503, 429, 502]) as api:
+        assert api.get("health") is True
+
+
+def test_a_server_that_stays_busy_is_refused_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asked, "WAITS_S", (0.01, 0.01, 0.01))
+    with busy([503] * 5) as api:
+        (found,) = check_server({"PREFECT_API_URL": api.url})
+    assert found.level == "fail"
+    assert "answers 503" in found.text
+
+
+def test_what_is_refused_for_good_is_asked_once() -> None:
+    answers = [404, 200]
+    with busy(answers) as api, pytest.raises(HTTPError, match="404"):
+        api.get("health")
+    assert answers == [200]
 
 
 def test_no_server_at_an_address_fails() -> None:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +21,7 @@ from urllib.request import url2pathname
 import pytest
 from PIL import Image
 
+from neurovol.doctor.api import Api
 from tests.tiny import write_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -29,11 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a cold server on tw
 
 
 def call(address: str, path: str, body: Any) -> Any:
-    request = urllib.request.Request(
-        f"{address}/api/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read())
+    return Api(f"{address}/api").post(path, body)
 
 
 def environment(home: Path) -> dict[str, str]:
