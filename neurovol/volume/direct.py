@@ -32,7 +32,7 @@ from neurovol.volume.writeback import start_writeback
 BLOCK = 4096  # bytes: what such writes are multiples of, and their memory and places
 BUFFER = 2**23  # bytes written at once, at most
 FEWEST = 2**18  # bytes worth a write of their own
-BUFFERS = 8  # of a process, on their way or being filled; beyond, who would fill one waits for the disk
+BUFFERS = 12  # of a process, on their way or being filled; beyond, who would fill one waits for the disk
 HUGE = 2**21  # bytes of a huge page
 
 _SUITED = {0xEF53, 0x58465342}  # ext4 (2 and 3 as well) and XFS, by the number that statfs(2) calls them
