@@ -7,17 +7,17 @@
 same codec for all, five levels. Everything is run in turn, round by round, and the first round thrown away; figures
 are medians of the others, in MB of voxels (level 0) per second. Each run is a process of its own; its start, its
 imports and the start of its workers are not timed; nor that it first touches its memory, which can take as long as
-the work itself, and happens once in a conversion of a day: each converts a first part untimed, ours a row of blocks on
-each worker, the peers a layer of shards. The peers are those of convert_peers.py, where an environment with them is
-named; what is missing is said. Ratios are taken within a round, and are medians too: a machine that is slower in one
-round than in the next shows in figures, and hardly in ratios.
+the work itself, and happens once in a conversion of a day: each converts a first part untimed, ours three rows of
+blocks on each worker, the peers a layer of shards. The peers are those of convert_peers.py, where an environment with
+them is named; what is missing is said. Ratios are taken within a round, and are medians too: a machine that is slower
+in one round than in the next shows in figures, and hardly in ratios.
 
 Rows of ours: `neurovol` is what `neurovol convert` does: pyramid, exact histogram, fsync before the ledger says done;
 the others leave one thing out or change the source. `plain copy` reads, encodes, sums and writes the same bytes and
 nothing else, through the page cache, as peers write. `on its own` is the whole conversion in one process without Dask,
 `two, each on its own` two such at once, which share nothing but the machine. `codec bound` is that of Blosc's own
 library, which the peers call, for level 0, and with the coarser levels; `own encoder bound` that of our way to the same
-bytes.
+format.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from importlib.metadata import version
-from itertools import accumulate, product
+from itertools import accumulate, islice, product
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,7 @@ import numpy as np
 if TYPE_CHECKING:
     from distributed import Worker
 
+    from neurovol.geometry import Block
     from neurovol.geometry.blocks import Numbered
     from neurovol.stages.blockcopy import Convert
 
@@ -71,6 +72,7 @@ OURS = {
 }
 PLAIN = {"plain copy": 2, "plain copy one process": 1}
 ALONE = {"neurovol on its own": 1, "neurovol two, each on its own": 2}
+WARM = 3  # groups of blocks
 TOGETHER = 3  # blocks at once: as most_together says of this layout
 ROUNDS = 4  # of which the first is thrown away
 PEERS = ("tensorstore", "tensorstore-nosync", "dask", "zarr-python", "ngff-zarr")
@@ -240,11 +242,14 @@ def _convert_alone(what: tuple[Path, Path, argparse.Namespace]) -> float:
     _met.wait()
     start = time.perf_counter()
     task, blocks = begun(folder / options.source, dest, options)
-    with ThreadPoolExecutor(1) as landing:  # as a worker has a thread that waits for the disk
-        landed = [landing.submit(task.begin(group).wait) for group in side_by_side(blocks[0], lambda: TOGETHER)]
-        for one in landed:
-            one.result()
+    _converted(task, side_by_side(blocks[0], lambda: TOGETHER))
     return time.perf_counter() - start
+
+
+def _converted(task: Convert, groups: Iterable[Sequence[Block]]) -> None:
+    with ThreadPoolExecutor(1) as landing:  # as a worker has a thread that waits for the disk
+        for landed in [landing.submit(task.begin(group).wait) for group in groups]:
+            landed.result()
 
 
 def ours(folder: Path, dest: Path, options: argparse.Namespace) -> dict[str, float]:
@@ -313,7 +318,7 @@ def _warm_up(folder: Path, dest: Path, options: argparse.Namespace) -> None:
 
     own = dest.with_name(f"out.warm-{os.getpid()}.zarr")
     task, blocks = begun(folder / "slices", own, options)
-    task.begin(next(side_by_side(blocks[0], lambda: TOGETHER))).wait()
+    _converted(task, islice(side_by_side(blocks[0], lambda: TOGETHER), WARM))
     shutil.rmtree(own)
     shutil.rmtree(task.notes)
 
