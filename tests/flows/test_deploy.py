@@ -5,8 +5,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -19,7 +19,7 @@ from prefect.events.schemas.automations import AutomationCore
 from flows.automations import never_began, zombies
 from flows.leaving import LEFT
 from tests.arriving import write_project
-from tests.flows.served import Served
+from tests.flows.served import Served, eventually
 from tests.free import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
@@ -228,8 +228,27 @@ def went(served: Served, *states: str) -> str:
         else:
             kind = "SCHEDULED" if state == "AwaitingRetry" else state.upper()
             served.call(f"flow_runs/{run}/set_state", {"state": {"type": kind, "name": state}})
-        time.sleep(0.5)  # a server on SQLite drops an event whose transaction meets another
+        time.sleep(0.5)  # see tried
     return run
+
+
+def tried(scenario: Callable[[Served], None], served: Served) -> None:
+    """Three times at most, where the server lost events of it: on SQLite those whose transaction meets another's."""
+    undelivered = served.home / "dlq"  # where it puts them, a minute later
+    for left in (2, 1, 0):
+        before = set(undelivered.glob("*"))
+        try:
+            scenario(served)
+            return
+        except AssertionError:
+            if not left or not _more(undelivered, before):
+                raise
+
+
+def _more(folder: Path, before: set[Path]) -> bool:
+    with suppress(AssertionError):
+        return eventually(lambda: set(folder.glob("*")) > before, 120)
+    return False
 
 
 def state_of(served: Served, run: str) -> str:
@@ -240,6 +259,10 @@ def test_a_run_that_waits_is_not_expected_to_beat_and_one_that_fell_silent_is_en
     deployed: tuple[Served, Path],
 ) -> None:
     served, _ = deployed
+    tried(_silent_ones_end, served)
+
+
+def _silent_ones_end(served: Served) -> None:
     with automation(served, zombies(SHORT)):
         walltime = went(served, "Pending", "Running", "beat", "AwaitingRetry")
         queued = went(served, "Pending", "Running", "beat", "AwaitingRetry", "Pending")
@@ -255,6 +278,10 @@ def test_a_run_that_waits_is_not_expected_to_beat_and_one_that_fell_silent_is_en
 
 def test_a_run_that_was_submitted_and_never_began_is_ended(deployed: tuple[Served, Path]) -> None:
     served, _ = deployed
+    tried(_those_that_never_began_end, served)
+
+
+def _those_that_never_began_end(served: Served) -> None:
     with automation(served, never_began(SHORT)):
         began = [
             went(served, "Pending", "Running"),
