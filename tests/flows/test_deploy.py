@@ -23,6 +23,7 @@ from tests.flows.served import Served, eventually
 from tests.free import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+thrice = pytest.mark.timeout(900)  # see tried
 SHORT = timedelta(seconds=10)  # in place of minutes and days; the least that a server takes
 HOOK = "http://127.0.0.1:9/told"
 FLOWS = {"inbox", "sample", "project", "convert", "pseudolabel", "train", "segment", "evaluate"}
@@ -255,6 +256,7 @@ def state_of(served: Served, run: str) -> str:
     return str(served.call(f"flow_runs/{run}", method="GET")["state"]["name"])
 
 
+@thrice
 def test_a_run_that_waits_is_not_expected_to_beat_and_one_that_fell_silent_is_ended(
     deployed: tuple[Served, Path],
 ) -> None:
@@ -276,6 +278,7 @@ def _silent_ones_end(served: Served) -> None:
         assert [state_of(served, run) for run in (walltime, queued, slow)] == ["AwaitingRetry", "Pending", "Pending"]
 
 
+@thrice
 def test_a_run_that_was_submitted_and_never_began_is_ended(deployed: tuple[Served, Path]) -> None:
     served, _ = deployed
     tried(_those_that_never_began_end, served)
