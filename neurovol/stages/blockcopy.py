@@ -23,6 +23,7 @@ from neurovol.stages.slabs import Slabs
 from neurovol.volume.histogram import ENOUGH, ENOUGH_TO_SHOW, Counter, Histogram, rows_counted, save_levels
 from neurovol.volume.omezarr import VolumeWriter
 from neurovol.volume.pyramid import downsample
+from neurovol.volume.shardstream import ShardStream
 from neurovol.volume.source import Source
 from neurovol.volume.stored import write_text
 from neurovol.volume.unpacked import planes_of
@@ -96,13 +97,10 @@ class Convert:
         for level, (shape, slab, own) in enumerate(zip(shapes, slabs, zip(*boxes, strict=True), strict=True)):
             writer = VolumeWriter(self.path, level, self.durable)
             name = f"level {level}"
-            streams = [
-                file.enter_context(writer.stream(box, f"{name} of block {place}"))
-                for place, (file, box) in enumerate(zip(files, own, strict=True))
-            ]
+            shards = [file.enter_context(writer.shard(box)) for file, box in zip(files, own, strict=True)]
             every = rows_counted(shape, ENOUGH_TO_SHOW if level else ENOUGH)
-            counters = [Counter(n, dtype, every) if self.histogram else None for _ in blocks]
-            levels.append(Slabs(name, streams, counters, n, dtype, slab, receipts=not level))
+            counter = Counter(n, dtype, every, len(blocks)) if self.histogram else None
+            levels.append(Slabs(name, ShardStream(shards, name), counter, n, dtype, slab, receipts=not level))
         last = np.empty((n if self.parted else 0, *levels[-1].box.shape), dtype)
         return _Copy(self.fused, levels, last)
 
@@ -170,8 +168,8 @@ class _Copy:
 
     def histograms(self, place: int) -> list[Histogram]:
         """A block's, by level."""
-        counters = (level.counters[place] for level in self.levels)
-        return [counter.histogram() for counter in counters if counter is not None]
+        counters = (level.counter for level in self.levels)
+        return [counter.histogram(place) for counter in counters if counter is not None]
 
 
 def read_filled(

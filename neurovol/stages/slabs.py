@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurovol.geometry import Box, Receipt
+from neurovol.geometry import Receipt
 from neurovol.volume.histogram import Counter
 from neurovol.volume.shardstream import ShardStream
 from neurovol.volume.workspace import reused
 
 
 class Slabs:
-    """Takes slabs in order of z: sums them up, counts them, and hands each block's part to its shard.
+    """Takes slabs in order of z: sums them up, counts them, and hands them to the blocks' shards.
 
     |<------------ a slice ------------->|
-    |   block    |   block    |   block  |      a stream to a shard each
+    |   block    |   block    |   block  |      a shard each
     """
 
     def __init__(
         self,
         name: str,
-        streams: Sequence[ShardStream],
-        counters: Sequence[Counter | None],
+        stream: ShardStream,
+        counter: Counter | None,
         channels: int,
         dtype: np.dtype[Any],
         slab: int,
         receipts: bool,
     ) -> None:
         """`name` tells this memory from another level's; `slab`: how many slices come at once, or fewer."""
-        first, last = streams[0].box, streams[-1].box
-        self.box = Box(first.start, last.stop)
-        self.boxes = [stream.box for stream in streams]
-        self.counters = counters
-        columns = [box.within(self.box)[2] for box in self.boxes]
-        self._takers = list(zip(streams, counters, columns, strict=True))
-        self._receipts = receipts
+        self.box, self.boxes, self.counter = stream.box, stream.boxes, counter
+        self._stream, self._receipts = stream, receipts
         self._memory = reused(f"slab of {name}", (channels, slab, *self.box.shape[1:]), dtype)
         self._slab = self._memory[:, :0]
         self._taken = 0  # slices
@@ -50,17 +44,14 @@ class Slabs:
 
     def take(self) -> None:
         """The room given holds its voxels."""
-        z, y, x = self.box.start
-        for stream, counter, columns in self._takers:
-            part = self._slab[..., columns]
-            if self._receipts:
-                stream.sum_up(part)
-            if counter is not None:
-                counter.add(part, (z + self._taken, y, x + columns.start))
-            stream.take(part)
+        if self._receipts:
+            self._stream.sum_up(self._slab)
+        if self.counter is not None:
+            z, y, x = self.box.start
+            self.counter.add(self._slab, (z + self._taken, y, x), self._stream.widths)
+        self._stream.take(self._slab)
         self._taken += self._slab.shape[1]
 
     def finish(self) -> list[Receipt]:
         """Of each block, where receipts are wanted."""
-        found = [stream.finish() for stream, _, _ in self._takers]
-        return [receipt for receipt in found if receipt is not None]
+        return self._stream.finish()

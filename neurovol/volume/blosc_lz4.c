@@ -10,12 +10,18 @@
 #include <stdint.h>
 #include <string.h>
 
+enum { CRC_ROW = 1024 }; /* bytes: rows are summed up several at a time */
+
+int crc32c_rows(uint32_t *crc, const uint8_t *in, ptrdiff_t plane, ptrdiff_t row, ptrdiff_t nz, ptrdiff_t ny,
+                ptrdiff_t bytes); /* crc32c_rows.c */
+
 typedef int compress_fast(const char *in, char *out, int in_bytes, int out_bytes, int acceleration); /* LZ4's */
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
 
 enum { AT_ONCE = 32, LOADS = 16, TILE = LOADS * AT_ONCE }; /* a tile's voxels fill a cache line with each bit */
+enum { FEW = 4 }; /* chunks along x at a time: of many the processor forgets where their pages are */
 
 static const uint16_t zeros[AT_ONCE];
 
@@ -117,30 +123,31 @@ void shuffle_slices_uint16(const uint16_t *in, ptrdiff_t plane, ptrdiff_t row, p
     ptrdiff_t along_x = (nx + cx - 1) / cx, along_y = (ny + cy - 1) / cy;
     shuffle *shuffled = newest && has_gfni() ? by_gfni : by_avx2;
     uint16_t last[LOADS][AT_ONCE];
-    for (ptrdiff_t i = 0; i < nz; i++)
-        for (ptrdiff_t y = 0; y < along_y * cy; y += rows)
-            for (ptrdiff_t chunk = 0; chunk < along_x; chunk++) {
-                ptrdiff_t voxel = ((z + i) * cy + y % cy) * cx, r = 0, x = chunk * cx;
-                uint8_t *to = out + (y / cy * along_x + chunk) * chunk_bytes;
-                for (ptrdiff_t end = voxel + rows * cx; voxel < end; voxel += TILE) {
-                    const uint16_t *from[LOADS];
-                    for (int k = 0; k < LOADS; k++) {
-                        from[k] = zeros;
-                        if (i < there && y + r < ny && x < nx) {
-                            from[k] = in + i * plane + (y + r) * row + x;
-                            if (nx - x < AT_ONCE) {
-                                memset(last[k], 0, sizeof last[k]);
-                                from[k] = memcpy(last[k], from[k], (size_t)(nx - x) * sizeof *in);
+    for (ptrdiff_t left = 0; left < along_x; left += FEW)
+        for (ptrdiff_t i = 0; i < nz; i++)
+            for (ptrdiff_t y = 0; y < along_y * cy; y += rows)
+                for (ptrdiff_t chunk = left; chunk < left + FEW && chunk < along_x; chunk++) {
+                    ptrdiff_t voxel = ((z + i) * cy + y % cy) * cx, r = 0, x = chunk * cx;
+                    uint8_t *to = out + (y / cy * along_x + chunk) * chunk_bytes;
+                    for (ptrdiff_t end = voxel + rows * cx; voxel < end; voxel += TILE) {
+                        const uint16_t *from[LOADS];
+                        for (int k = 0; k < LOADS; k++) {
+                            from[k] = zeros;
+                            if (i < there && y + r < ny && x < nx) {
+                                from[k] = in + i * plane + (y + r) * row + x;
+                                if (nx - x < AT_ONCE) {
+                                    memset(last[k], 0, sizeof last[k]);
+                                    from[k] = memcpy(last[k], from[k], (size_t)(nx - x) * sizeof *in);
+                                }
+                            }
+                            if ((x += AT_ONCE) == (chunk + 1) * cx) {
+                                x = chunk * cx;
+                                r++;
                             }
                         }
-                        if ((x += AT_ONCE) == (chunk + 1) * cx) {
-                            x = chunk * cx;
-                            r++;
-                        }
+                        shuffled(from, to + voxel / block * block * 2 + voxel % block / 8, block / 8);
                     }
-                    shuffled(from, to + voxel / block * block * 2 + voxel % block / 8, block / 8);
                 }
-            }
     _mm_sfence();
 }
 
@@ -173,7 +180,7 @@ static void put(uint8_t *at, ptrdiff_t number)
 }
 
 /* A chunk of so many shuffled bytes; the bytes written to out, which must hold these, 16, and 12 a block. */
-ptrdiff_t blosc_lz4_uint16(const uint8_t *in, ptrdiff_t bytes, ptrdiff_t block, int acceleration,
+static ptrdiff_t blosc_lz4(const uint8_t *in, ptrdiff_t bytes, ptrdiff_t block, int acceleration,
                            compress_fast *compress, uint8_t *out)
 {
     ptrdiff_t blocks = bytes / (2 * block);
@@ -197,4 +204,37 @@ ptrdiff_t blosc_lz4_uint16(const uint8_t *in, ptrdiff_t bytes, ptrdiff_t block, 
     put(out + 8, 2 * block);
     put(out + 12, at - out);
     return at - out;
+}
+
+static int is_zero(const uint8_t *in, ptrdiff_t bytes)
+{
+    static const uint8_t zero[1024];
+    ptrdiff_t i = 0;
+    for (; i + 1024 <= bytes; i += 1024)
+        if (memcmp(in + i, zero, 1024))
+            return 0;
+    return !memcmp(in + i, zero, (size_t)(bytes - i));
+}
+
+/* Chunks of so many shuffled bytes each, one after the other, and the crc32c of each behind it; of one that is 0
+ * throughout nothing. As many as fit, at the most that they may take, into so much room: their number is returned, and
+ * what each takes is in `taken`. Only where shuffles() says yes. */
+ptrdiff_t blosc_lz4_uint16(const uint8_t *in, ptrdiff_t chunks, ptrdiff_t bytes, ptrdiff_t block, int acceleration,
+                           compress_fast *compress, uint8_t *out, ptrdiff_t room, int64_t *taken)
+{
+    ptrdiff_t most = bytes + 16 + 6 * bytes / block + 4, i = 0;
+    for (; i < chunks && most <= room; i++, in += bytes) {
+        taken[i] = 0;
+        if (is_zero(in, bytes))
+            continue;
+        ptrdiff_t n = blosc_lz4(in, bytes, block, acceleration, compress, out), rows = n / CRC_ROW;
+        uint32_t crc = 0;
+        crc32c_rows(&crc, out, 0, CRC_ROW, 1, rows, CRC_ROW);
+        crc32c_rows(&crc, out + rows * CRC_ROW, 0, 0, 1, 1, n - rows * CRC_ROW);
+        memcpy(out + n, &crc, sizeof crc);
+        taken[i] = n + 4;
+        out += taken[i];
+        room -= taken[i];
+    }
+    return i;
 }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from neurovol.geometry import Zyx
 from neurovol.volume.compiled import library, strides
-from neurovol.volume.packing import Bytes
+from neurovol.volume.packing import CRC_BYTES, Bytes
 
 _VERSION = "c-blosc 1.21"  # whose bytes blosc_lz4.c makes
 _TILE = 512  # voxels whose bits fill a cache line each
@@ -68,14 +68,18 @@ class Shuffled:
     def most_bytes(self) -> int:
         """As Packer has it."""
         size = 2 * prod(self.chunk)
-        return size + 16 + 6 * size // self.block
+        return size + 16 + 6 * size // self.block + CRC_BYTES
 
-    def compress(self, chunk: Bytes, out: memoryview) -> int:
+    def compress(self, chunks: Bytes, out: memoryview) -> list[int]:
         """As Packer has it."""
-        target = (ctypes.c_char * self.most_bytes).from_buffer(out)
+        count, size = chunks.shape
+        taken = (ctypes.c_int64 * count)()
         speed = 10 - self.level  # Blosc's level is the less LZ4 is sped up
-        n: int = self.compiled.blosc_lz4_uint16(chunk.ctypes.data, chunk.size, self.block, speed, self.lz4, target)
-        return n
+        target = ctypes.byref(ctypes.c_char.from_buffer(out))
+        n: int = self.compiled.blosc_lz4_uint16(
+            chunks.ctypes.data, count, size, self.block, speed, self.lz4, target, len(out), taken
+        )
+        return list(taken[:n])
 
 
 def shuffled(chunk: Zyx, level: int, block_bytes: int) -> Shuffled | None:

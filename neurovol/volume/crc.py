@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -31,6 +31,27 @@ def extended(crc: int, array_ZYX: NDArray[Any]) -> int:
         if compiled.crc32c_rows(ctypes.byref(total), place, *(size * n for n in apart), nz, ny, size * nx):
             return total.value
     return int(google_crc32c.extend(crc, np.ascontiguousarray(array_ZYX)))
+
+
+def extended_columns(crcs: list[int], array_ZYX: NDArray[Any], widths: Sequence[int]) -> None:
+    """Several crc32c continued, each by its own columns of an array: so many voxels of each row, side by side.
+
+    >>> voxels, crcs = np.arange(1000, dtype=np.uint16).reshape(10, 10, 10), [0, 0]
+    >>> extended_columns(crcs, voxels, [7, 3])
+    >>> crcs == [extended(0, voxels[..., :7]), extended(0, voxels[..., 7:])]
+    True
+    """
+    apart, compiled, n = strides(array_ZYX), library(), len(crcs)
+    if apart is not None and compiled is not None and n > 1:
+        totals, sizes = (ctypes.c_uint32 * n)(*crcs), (ctypes.c_ssize_t * n)(*(w * array_ZYX.itemsize for w in widths))
+        rows = *(array_ZYX.itemsize * k for k in apart), *array_ZYX.shape[:2]
+        if compiled.crc32c_columns(totals, array_ZYX.ctypes.data, *rows, sizes, n):
+            crcs[:] = totals
+            return
+    x = 0
+    for k, width in enumerate(widths):
+        crcs[k] = extended(crcs[k], array_ZYX[..., x : x + width])
+        x += width
 
 
 def joined(parts: Iterable[tuple[int, int]]) -> int:

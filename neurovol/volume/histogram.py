@@ -5,10 +5,12 @@ Zeros are left out: they are the empty surroundings of the tissue, up to half of
 
 from __future__ import annotations
 
+import ctypes
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate
 from math import ceil, prod
 from pathlib import Path
 from types import MappingProxyType
@@ -53,30 +55,36 @@ def rows_counted(volume: Zyx, enough: int = ENOUGH) -> int:
 class Counter:
     """Counts the values of a volume in uint8 or uint16, box after box; the boxes' sum does not depend on their cut."""
 
-    def __init__(self, channels: int, dtype: np.dtype[Any], every: int = 1) -> None:
-        """`every`: see rows_counted."""
+    def __init__(self, channels: int, dtype: np.dtype[Any], every: int = 1, blocks: int = 1) -> None:
+        """`every`: see rows_counted; `blocks` that lie side by side along x are counted apart."""
         if dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
             raise ValueError(f"voxels are {dtype}; histograms are made of uint8 and uint16")
         self.every, self._dtype = every, dtype
-        self.counts = np.zeros((channels, int(np.iinfo(dtype).max) + 1), np.int64)
+        self.counts = np.zeros((channels, blocks, int(np.iinfo(dtype).max) + 1), np.int64)
 
-    def add(self, array: NDArray[Any], start: Zyx = (0, 0, 0)) -> None:
-        """(c, z, y, x) of a box that begins at `start` of the volume."""
+    def add(self, array: NDArray[Any], start: Zyx = (0, 0, 0), widths: Sequence[int] | None = None) -> None:
+        """(c, z, y, x) of a box that begins at `start` of the volume; how many voxels of a row are of each block."""
         z, y, _ = start
-        if not self._add_compiled(array, z + y):
-            self._add_by_numpy(array, z + y)
+        widths = array.shape[-1:] if widths is None else widths
+        if not self._add_compiled(array, z + y, widths):
+            ends = list(accumulate(widths))
+            for k, (end, width) in enumerate(zip(ends, widths, strict=True)):
+                self._add_by_numpy(self.counts[:, k], array[..., end - width : end], z + y)
 
-    def _add_compiled(self, array: NDArray[Any], first: int) -> bool:
+    def _add_compiled(self, array: NDArray[Any], first: int, widths: Sequence[int]) -> bool:
         compiled, apart = library(), strides(array)
         if compiled is None or apart is None or array.ndim != 4 or array.dtype != self._dtype:
             return False
         count = compiled.count_uint8 if array.itemsize == 1 else compiled.count_uint16
+        _, blocks, values = self.counts.shape
+        columns = (ctypes.c_ssize_t * blocks)(*widths), blocks
         for total, channel in zip(self.counts, array, strict=True):
-            count(total.ctypes.data, channel.ctypes.data, *apart, *channel.shape, self.every, first)
+            data, rows = channel.ctypes.data, channel.shape[:2]
+            count(total.ctypes.data, values, data, *apart, *rows, *columns, self.every, first)
         return True
 
-    def _add_by_numpy(self, array: NDArray[Any], first: int) -> None:
-        for total, channel in zip(self.counts, array, strict=True):
+    def _add_by_numpy(self, counts: NDArray[np.int64], array: NDArray[Any], first: int) -> None:
+        for total, channel in zip(counts, array, strict=True):
             if self.every == 1:
                 self._count(total, [channel])
             else:
@@ -95,8 +103,9 @@ class Counter:
                 held += piece.size
         _add(total, indices[:held])
 
-    def histogram(self) -> Histogram:
-        return Histogram.dense(self.counts)
+    def histogram(self, block: int = 0) -> Histogram:
+        """Of one of the blocks."""
+        return Histogram.dense(self.counts[:, block])
 
 
 def _add(total: NDArray[np.int64], indices: NDArray[np.intp]) -> None:

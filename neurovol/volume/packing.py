@@ -8,12 +8,15 @@ from itertools import product
 from math import prod
 from typing import Any, Protocol
 
+import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from neurovol.geometry import Zyx
 
 Bytes = NDArray[np.uint8]
+CRC_BYTES = 4
+_GLANCE = 4096  # bytes
 
 
 class Packer(Protocol):
@@ -31,12 +34,16 @@ class Packer(Protocol):
     def blank(self, memory: Bytes, z: int) -> None:
         """The layer is 0 from its slice `z` on."""
 
-    def compress(self, chunk: Bytes, out: memoryview) -> int:
-        """One that is whole, into `out` of `most_bytes` or more; how many it takes there. Other threads run."""
+    def compress(self, chunks: Bytes, out: memoryview) -> list[int]:
+        """Whole ones, (n, bytes of a chunk), one after the other into `out`, and the crc32c of each behind it.
+
+        As many as the room is sure to do for, which is `most_bytes` or more: one, or several. How much each takes
+        there; 0 of one that is 0 throughout, of which nothing is written. Other threads run meanwhile.
+        """
 
     @property
     def most_bytes(self) -> int:
-        """That a chunk may take, compressed."""
+        """That a chunk may take, compressed, with its crc32c."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class Copied:
     chunk: Zyx
     dtype: np.dtype[Any]
     encode: Callable[..., Any]  # of voxels, to `out`
-    most_bytes: int
+    most_bytes: int  # with its crc32c
 
     def place(self, voxels_ZYX: NDArray[Any], memory: Bytes, z: int) -> None:
         _, cy, cx = self.chunk
@@ -61,6 +68,16 @@ class Copied:
     def blank(self, memory: Bytes, z: int) -> None:
         memory[..., z * (prod(self.chunk[1:]) * self.dtype.itemsize) :] = 0
 
-    def compress(self, chunk: Bytes, out: memoryview) -> int:
+    def compress(self, chunks: Bytes, out: memoryview) -> list[int]:
+        chunk = chunks[0]
+        if not (chunk[:_GLANCE].any() or chunk.any()):  # most hold something at once, or nothing at all
+            return [0]
         voxels = chunk.view(self.dtype)  # of bytes Blosc would shuffle each voxel's two apart
-        return len(self.encode(voxels, out=out[: self.most_bytes]))
+        n = len(self.encode(voxels, out=out[: self.most_bytes - CRC_BYTES]))
+        out[n : n + CRC_BYTES] = crc32c(out[:n])
+        return [n + CRC_BYTES]
+
+
+def crc32c(data: bytes | memoryview) -> bytes:
+    """As it stands behind what it is of."""
+    return int(google_crc32c.value(np.frombuffer(data, np.uint8))).to_bytes(CRC_BYTES, "little")

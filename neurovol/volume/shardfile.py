@@ -26,12 +26,10 @@ from numpy.typing import NDArray
 from neurovol.geometry import Zyx
 from neurovol.volume.bloscchunk import shuffled
 from neurovol.volume.direct import Output, output
-from neurovol.volume.packing import Bytes, Copied, Packer
+from neurovol.volume.packing import CRC_BYTES, Bytes, Copied, Packer, crc32c
 from neurovol.volume.workspace import reused
 
 NO_CHUNK = np.uint64(2**64 - 1)  # of a chunk that is zero throughout: it takes no room in the file
-CRC_BYTES = 4
-_GLANCE = 4096  # bytes
 _INDEX = np.dtype("<u8")
 
 
@@ -53,7 +51,7 @@ class Codec:
             if quick is not None:
                 return quick
         size = prod(chunk) * dtype.itemsize
-        most = size + size // 8 + 1024
+        most = size + size // 8 + 1024 + CRC_BYTES
         if self.name == "zstd":
             return Copied(chunk, dtype, partial(imagecodecs.zstd_encode, level=self.level), most)
         encode = partial(
@@ -92,25 +90,33 @@ class ShardEncoder:
         self._index = np.full((*counts, 2), NO_CHUNK, _INDEX)
         self._offset = 0
 
-    def chunk(self, place: tuple[int, ...], memory: Bytes) -> None:
-        """Write the chunk at that place, whose memory the packer filled; nothing where all voxels are 0."""
-        if not (memory[:_GLANCE].any() or memory.any()):  # most hold something at once, or nothing at all
-            return
-        room = self._file.room(self._packer.most_bytes + CRC_BYTES)
-        n = self._packer.compress(memory, room)
-        room[n : n + CRC_BYTES] = _crc(room[:n])
-        self._file.keep(n + CRC_BYTES)
-        self._index[place] = self._offset, n + CRC_BYTES
-        self._offset += n + CRC_BYTES
+    def layer(self, place: tuple[int, ...], memory: Bytes) -> None:
+        """Write chunks that are side by side, (y, x, bytes of a chunk), whose memory the packer filled.
+
+        `place` is where the first of them lies, (…, z, y, x). Of one whose voxels are all 0 nothing is written.
+        """
+        *above, first_y, first_x = place
+        along_y, along_x = memory.shape[:2]
+        taken: list[int] = []
+        for row in memory:  # is contiguous, the layer may be part of a larger one
+            end = len(taken) + along_x
+            while len(taken) < end:
+                room = self._file.room(self._packer.most_bytes)
+                found = self._packer.compress(row[len(taken) - end :], room)
+                self._file.keep(sum(found))
+                taken += found
+        sizes = np.array(taken, _INDEX)
+        ends = np.cumsum(sizes, dtype=_INDEX) + np.uint64(self._offset)
+        entries = np.stack([ends - sizes, sizes], axis=-1)
+        entries[sizes == 0] = NO_CHUNK
+        layer = self._index[tuple(above)]
+        layer[first_y : first_y + along_y, first_x : first_x + along_x] = entries.reshape(along_y, along_x, 2)
+        self._offset = int(ends[-1])
 
     def finish(self) -> None:
         """Write the index, which closes the file."""
         index = self._index.tobytes()
-        self._file.write(index + _crc(index))
-
-
-def _crc(data: bytes | memoryview) -> bytes:
-    return int(google_crc32c.value(np.frombuffer(data, np.uint8))).to_bytes(CRC_BYTES, "little")
+        self._file.write(index + crc32c(index))
 
 
 @contextmanager
@@ -155,5 +161,5 @@ def write_shard(file: Path, array: NDArray[Any], chunk: Zyx, shard: Zyx, codec: 
             if part.size and (part[0, 0].any() or part.any()):
                 packer.place(part, memory, 0)
                 packer.blank(memory, part.shape[0])
-                encoder.chunk((*channel, z, y, x), memory[0, 0])
+                encoder.layer((*channel, z, y, x), memory)
         encoder.finish()

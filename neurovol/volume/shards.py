@@ -15,9 +15,9 @@ import zarr
 from numpy.typing import NDArray
 
 from neurovol.errors import DiskFull, Failure
-from neurovol.geometry import AXES, Box, Receipt, Zyx, shard_keys, zyx
-from neurovol.volume.shardfile import Codec, checksum, shard_file, write_shard
-from neurovol.volume.shardstream import ShardStream
+from neurovol.geometry import AXES, Box, Receipt, Zyx, ceil_div, shard_keys, zyx
+from neurovol.volume.shardfile import Codec, ShardEncoder, checksum, shard_file, write_shard
+from neurovol.volume.shardstream import OpenShard
 from neurovol.volume.stored import VolumeInfo, open_volume, shard_size, sync_folders
 
 # Folders whose own names are on disk, by the version of their volume; each fsync of a folder waits for the disk.
@@ -87,11 +87,8 @@ class VolumeWriter:
         return Receipt(box, checksum(array))
 
     @contextmanager
-    def stream(self, box: Box, name: str = "a shard") -> Iterator[ShardStream]:
-        """One whole shard of an image to write slices after slices; durably on disk, and seen, after the `with`.
-
-        Streams that are open at once on a thread have names of their own.
-        """
+    def shard(self, box: Box) -> Iterator[OpenShard]:
+        """One whole shard of an image, to be written by a ShardStream; durably on disk, and seen, after the `with`."""
         info, codec = self._checked(box)
         shard = info.shard(self.level)
         if info.channels is None or len(shard_keys(box, shard)) != 1:
@@ -99,7 +96,9 @@ class VolumeWriter:
         file = info.shard_file(self.level, shard_keys(box, shard)[0])
         with self._errors_told(box):
             with shard_file(file, self.durable) as handle:
-                yield ShardStream(handle, name, box, info.channels, info.dtype, info.chunk, shard, codec)
+                packer = codec.packer(info.chunk, info.dtype)
+                encoder = ShardEncoder(handle, (info.channels, *ceil_div(shard, info.chunk)), packer)
+                yield OpenShard(box, handle, encoder, packer, info.chunk, info.channels, info.dtype)
             if self.durable:
                 self._sync_names(info, [file])
 

@@ -25,6 +25,7 @@ import numpy as np
 import tifffile
 
 from neurovol.geometry import Box
+from neurovol.volume.packing import CRC_BYTES
 from neurovol.volume.phantom import PhantomSource
 from neurovol.volume.shardfile import Codec
 from neurovol.volume.workspace import reused
@@ -64,7 +65,8 @@ def measured(pieces: list[np.ndarray], codec: Codec, rounds: int) -> dict[str, f
 
     def encode(piece: np.ndarray) -> memoryview:
         packer.place(piece, memory, 0)
-        return room[: packer.compress(memory[0, 0], room)]
+        (n,) = packer.compress(memory[0], room)
+        return room[: n - CRC_BYTES]
 
     encoding, decoding = [], []
     decode = imagecodecs.zstd_decode if codec.name == "zstd" else partial(imagecodecs.blosc_decode, numthreads=1)

@@ -134,8 +134,7 @@ def bounds(folder: Path, threads: int) -> dict[str, float]:
         whole = kept.chunks.shape[1] * CHUNK[2]
         kept.packer.place(layer[:, y : y + CHUNK[1], :whole], kept.chunks, 0)
         for chunk in kept.chunks[0]:
-            n = kept.packer.compress(chunk, kept.out)
-            google_crc32c.value(np.frombuffer(kept.out[:n], np.uint8))
+            kept.packer.compress(chunk[None], kept.out)
         return int(kept.chunks.nbytes)
 
     def encode(chunk: np.ndarray) -> int:
@@ -190,7 +189,6 @@ def _warm(_: int) -> None:
 
 
 def _copy_part(what: tuple[Path, Path, int, int]) -> None:
-    import google_crc32c
     from convert_layout import open_slices
 
     from neurovol.stages.blockcopy import SLAB
@@ -214,9 +212,8 @@ def _copy_part(what: tuple[Path, Path, int, int]) -> None:
                 packer.place(held, chunks, above)
             packer.blank(chunks, there)
             for chunk in chunks[0]:
-                data = out[: packer.compress(chunk, out)]
-                file.write(data)
-                file.write(int(google_crc32c.value(np.frombuffer(data, np.uint8))).to_bytes(4, "little"))
+                (n,) = packer.compress(chunk[None], out)
+                file.write(out[:n])
 
 
 def on_its_own(folder: Path, dest: Path, options: argparse.Namespace) -> dict[str, float]:

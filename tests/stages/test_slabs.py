@@ -11,6 +11,7 @@ from neurovol.geometry import Box
 from neurovol.stages.slabs import Slabs
 from neurovol.volume.histogram import Counter, Histogram
 from neurovol.volume.omezarr import VolumeReader, VolumeWriter, create_volume
+from neurovol.volume.shardstream import ShardStream
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
@@ -29,10 +30,10 @@ def test_slabs_of_any_depth_become_shards_of_chunks_of_any_depth(
     )  # fmt: skip
     voxels = np.random.default_rng(seed).integers(1, 500, (channels, depth, 9, x)).astype(np.uint16)
     boxes = [Box((0, 0, a), (depth, 9, min(a + 10, x))) for a in range(0, x, 10)]
-    counters = [Counter(channels, voxels.dtype) for _ in boxes]
+    counter = Counter(channels, voxels.dtype, blocks=len(boxes))
     with ExitStack() as stack:
-        streams = [stack.enter_context(VolumeWriter(str(path)).stream(box, str(box))) for box in boxes]
-        slabs = Slabs("a level", streams, counters, channels, voxels.dtype, slab, receipts=True)
+        stream = ShardStream([stack.enter_context(VolumeWriter(str(path)).shard(box)) for box in boxes])
+        slabs = Slabs("a level", stream, counter, channels, voxels.dtype, slab, receipts=True)
         for z in range(0, depth, slab):
             part = voxels[:, z : z + slab]
             slabs.room(part.shape[1])[...] = part
@@ -40,10 +41,10 @@ def test_slabs_of_any_depth_become_shards_of_chunks_of_any_depth(
         receipts = slabs.finish()
     reader = VolumeReader(str(path), allow_incomplete=True)
     np.testing.assert_array_equal(reader.read(Box((0, 0, 0), (depth, 9, x))), voxels)
-    for box, receipt, counter in zip(boxes, receipts, counters, strict=True):
+    for k, (box, receipt) in enumerate(zip(boxes, receipts, strict=True)):
         block = voxels[(slice(None), *box.slices)]
         whole = VolumeWriter(str(path)).write(box, block)
         assert receipt == whole
-        found, wanted = counter.histogram(), Histogram.of(block)
+        found, wanted = counter.histogram(k), Histogram.of(block)
         assert [v.tolist() for v in found.values] == [v.tolist() for v in wanted.values]
         assert [n.tolist() for n in found.counts] == [n.tolist() for n in wanted.counts]

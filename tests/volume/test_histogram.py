@@ -115,12 +115,14 @@ def test_compiled_counts_are_those_of_numpy(shape, every, first, dtype, seed) ->
     """Of parts of larger arrays."""
     held = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, (2, *shape), endpoint=True).astype(dtype)
     part = held[:, :, shape[1] // 3 :, shape[2] // 2 :]
-    compiled, by_numpy = Counter(2, part.dtype, every), Counter(2, part.dtype, every)
-    assert compiled._add_compiled(part, first)
-    by_numpy._add_by_numpy(part, first)
+    widths = [part.shape[3] // 3, 0, part.shape[3] - part.shape[3] // 3]  # blocks side by side
+    compiled, by_numpy = Counter(2, part.dtype, every, blocks=3), Counter(2, part.dtype, every, blocks=3)
+    assert compiled._add_compiled(part, first, widths)
+    for k, block in enumerate(np.split(part, np.cumsum(widths)[:-1], axis=3)):
+        by_numpy._add_by_numpy(by_numpy.counts[:, k], block, first)
     np.testing.assert_array_equal(compiled.counts, by_numpy.counts)
-    assert not compiled._add_compiled(held[..., ::2], first)  # rows of every other voxel
-    assert not compiled._add_compiled(part.astype(part.dtype.newbyteorder()), first) or dtype == np.uint8
+    assert not compiled._add_compiled(held[..., ::2], first, widths)  # rows of every other voxel
+    assert not compiled._add_compiled(part.astype(part.dtype.newbyteorder()), first, widths) or dtype == np.uint8
 
 
 def test_a_quarter_of_a_large_volume_gives_the_percentiles_of_all_of_it() -> None:

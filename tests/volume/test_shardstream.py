@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from neurovol.geometry import Box, Zyx
 from neurovol.volume.omezarr import VolumeReader, VolumeWriter, create_volume
 from neurovol.volume.shards import codec_of
+from neurovol.volume.shardstream import ShardStream
 
 CHUNK, SHARD, SHAPE = (4, 8, 8), (8, 16, 16), (13, 19, 31)
 BY_C = (4, 16, 32), (8, 32, 64), (13, 39, 121)  # which blosc_lz4.c shuffles
@@ -28,12 +29,14 @@ def _volume(
 
 def _streamed(writer: VolumeWriter, box: Box, voxels: np.ndarray, sums: list[int], cuts: list[int]) -> object:
     """Summed up in slabs that end at `sums`, written in those that end at `cuts`."""
-    with writer.stream(box) as stream:
+    with writer.shard(box) as shard:
+        stream = ShardStream([shard])
         for slab in np.split(voxels, sums, axis=1):
             stream.sum_up(slab)
         for slab in np.split(voxels, cuts, axis=1):
             stream.take(slab)
-        return stream.finish()
+        (receipt,) = stream.finish()
+        return receipt
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80, deadline=None)
@@ -73,7 +76,7 @@ def test_a_shard_that_lacks_slices_is_refused_and_leaves_nothing(tmp_path: Path)
         _streamed(writer, box, np.ones((1, 9, 16, 16), np.uint16), [], [])
     with pytest.raises(ValueError, match=r"\(1, 8, 15, 16\) .* are no slices of"):
         _streamed(writer, box, np.ones((1, 8, 15, 16), np.uint16), [], [])
-    with pytest.raises(ValueError, match="of 8 slices of a shard 4 were taken, 4 summed up"):
+    with pytest.raises(ValueError, match="of 8 slices of shards 4 were taken, 4 summed up"):
         _streamed(writer, box, np.ones((1, 4, 16, 16), np.uint16), [], [])
     assert not list((tmp_path / "v").rglob("*.partial"))
     assert not (tmp_path / "v" / "0" / "c" / "0" / "0" / "0" / "0").exists()
@@ -81,9 +84,9 @@ def test_a_shard_that_lacks_slices_is_refused_and_leaves_nothing(tmp_path: Path)
 
 def test_only_one_whole_shard_can_be_streamed(tmp_path: Path) -> None:
     writer = _volume(tmp_path / "v")
-    with pytest.raises(ValueError, match="is not one shard"), writer.stream(Box((0, 0, 0), (8, 16, 31))):
+    with pytest.raises(ValueError, match="is not one shard"), writer.shard(Box((0, 0, 0), (8, 16, 31))):
         pass
-    with pytest.raises(ValueError, match="two blocks would write one shard"), writer.stream(Box((0, 0, 0), (8, 8, 16))):
+    with pytest.raises(ValueError, match="two blocks would write one shard"), writer.shard(Box((0, 0, 0), (8, 8, 16))):
         pass
 
 
