@@ -49,6 +49,9 @@ KEEP = {"distributed.deploy.lost-worker-timeout": "10000 days"}
 # Ctrl-C at a terminal reaches every process; it is the driver that decides what becomes of running blocks.
 UNHEEDING = "import signal\n\ndef dask_setup(worker):\n    signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 
+# Dask's client keeps a message back for 10 ms after another, for what else may come: a step's first blocks waited so.
+SEND_S = 0.001
+
 THREADS = 2  # of a worker: one computes, one waits for the disk
 MOST_WORKERS = 4  # each holds a network's activations; more by setting
 
@@ -88,6 +91,14 @@ def open_client(settings: ClusterSettings, folder: Path | None = None, name: str
     Jobs of a queue are called `name`; their logs and keys lie in `folder`, which they have to see.
     """
     _quieten()
+    with _client(settings, folder, name) as client:
+        if client.scheduler_comm is not None:
+            client.scheduler_comm.interval = SEND_S
+        yield client
+
+
+@contextmanager
+def _client(settings: ClusterSettings, folder: Path | None, name: str) -> Iterator[Client]:
     if settings.kind == "address":
         with _connected(str(settings.address)) as client:
             yield client
