@@ -15,7 +15,8 @@ import numpy as np
 
 from neurovol.geometry import Block, BlockGrid, Box, Receipt, Zyx
 from neurovol.stages.blockcopy import part_name
-from neurovol.volume.histogram import ENOUGH_TO_SHOW, Counter, rows_counted
+from neurovol.volume.histogram import ENOUGH_TO_SHOW, Counter, as_arrays, rows_counted
+from neurovol.volume.notes import read_note, write_note
 from neurovol.volume.omezarr import VolumeWriter
 
 
@@ -39,17 +40,13 @@ class Assemble:
         for part in self.grid.meeting([covered]):
             box = part.write.downsampled(self.total)
             here = box.intersect(block.write)
-            with np.load(self._note(part), allow_pickle=False) as noted:
-                voxels = noted[part_name(self.level)]
+            voxels = read_note(Path(self.notes), part.index)[part_name(self.level)]
             array[(slice(None), *here.within(block.write))] = voxels[(slice(None), *here.within(box))]
         if self.histogram:
             counter = Counter(self.channels, self.dtype, rows_counted(self.shape, ENOUGH_TO_SHOW))
             counter.add(array, block.write.start)
-            counter.histogram().save(self._note(block))
+            write_note(Path(self.notes), block.index, as_arrays([counter.histogram()]))
         return self.writer.write(block.write, array)
-
-    def _note(self, block: Block) -> Path:
-        return Path(self.notes) / f"{block.index}.npz"
 
 
 @dataclass(frozen=True)

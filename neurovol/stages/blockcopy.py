@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from neurovol.blockwise.attempt import Landing
 from neurovol.errors import Failure
-from neurovol.geometry import Block, Box, Receipt, Zyx, ceil_div, round_up, windows, zyx
+from neurovol.geometry import Block, Box, Receipt, Zyx, ceil_div, round_up, zyx
 from neurovol.stages.slabs import Slabs
-from neurovol.volume.histogram import ENOUGH, ENOUGH_TO_SHOW, Counter, Histogram, rows_counted, save_levels
+from neurovol.volume.histogram import ENOUGH, ENOUGH_TO_SHOW, Counter, Histogram, as_arrays, rows_counted
+from neurovol.volume.notes import write_note
 from neurovol.volume.omezarr import VolumeWriter
 from neurovol.volume.pyramid import downsample
 from neurovol.volume.shardstream import ShardStream
@@ -105,25 +106,24 @@ class Convert:
         return _Copy(self.fused, levels, last)
 
     def _take_notes(self, block: Block, copy: _Copy, place: int, bad: dict[int, str]) -> None:
+        file = Path(self.notes) / f"{block.index}.bad"
         if bad:
-            write_text(self._note(block, "bad"), json.dumps(bad))
+            write_text(file, json.dumps(bad))
         else:
-            self._note(block, "bad").unlink(missing_ok=True)  # of an earlier attempt
+            file.unlink(missing_ok=True)  # of an earlier attempt
         if self.histogram or self.parted:
             parts = islice(
                 accumulate(self.parted, partial(downsample, how="mean"), initial=copy.last_of(place)), 1, None
             )
             named = {part_name(level): part for level, part in enumerate(parts, 1 + len(self.fused))}
-            save_levels(copy.histograms(place), self._note(block, "npz"), named)
-
-    def _note(self, block: Block, kind: str) -> Path:
-        return Path(self.notes) / f"{block.index}.{kind}"
+            write_note(Path(self.notes), block.index, as_arrays(copy.histograms(place)) | named)
 
     def _slab(self, box: Box) -> int:
         return slab_depth(self.source.grain, self.fused, box.shape[0])
 
     def _slabs(self, box: Box) -> Iterator[Box]:
-        return (window.write for window in windows(box, (self._slab(box), *box.shape[1:]), (0, 0, 0), (1, 1, 1)))
+        (first, *start), (last, *stop), step = box.start, box.stop, self._slab(box)
+        return (Box(zyx((z, *start)), zyx((min(z + step, last), *stop))) for z in range(first, last, step))
 
     def _read(self, slab: Box, out: NDArray[Any]) -> dict[int, str]:
         """Voxels into `out` (c, z, y, x); slices that could not be read, with the reason."""

@@ -29,7 +29,8 @@ from neurovol.stages.overview import make_overview
 from neurovol.stages.plan import Plan
 from neurovol.stages.steps import Steps
 from neurovol.stages.view import SampleView
-from neurovol.volume.histogram import Histogram, Merging, load_levels, save_levels
+from neurovol.volume.histogram import Histogram, Merging, from_arrays, save_levels
+from neurovol.volume.notes import read_note
 from neurovol.volume.omezarr import create_volume, finish_volume, open_volume, sweep_partial
 from neurovol.volume.stored import sweep_leftovers
 
@@ -211,15 +212,15 @@ def _claim(step: Step) -> None:
 
 def level_histograms(notes: Path, blocks: Sequence[Sequence[Block]], fused: int, channels: int) -> list[Histogram]:
     """The histogram of each level from what was noted of its blocks, or of those of level 0 where made with these."""
-    noted = [notes / f"{block.index}.npz" for block in blocks[0]]
     together = [Merging(channels) for _ in range(1 + fused)]
-    for file in noted:  # one at a time
-        for level, found in zip(together, load_levels(file), strict=True):
+    for block in blocks[0]:  # one at a time
+        for level, found in zip(together, from_arrays(read_note(notes, block.index)), strict=True):
             level.add(found)
     apart = [Merging(channels) for _ in blocks[1 + fused :]]
     for level, own in zip(apart, blocks[1 + fused :], strict=True):
         for block in own:
-            level.add(Histogram.load(notes / f"{block.index}.npz"))
+            (found,) = from_arrays(read_note(notes, block.index))
+            level.add(found)
     return [level.histogram() for level in (*together, *apart)]
 
 

@@ -18,7 +18,8 @@ from neurovol.blockwise.runner import Meter, run_blocks
 from neurovol.geometry import Block, BlockGrid, Box, Numbered, Receipt, Window, Zyx, ceil_div, window_count, windows
 from neurovol.progress import Report, silent
 from neurovol.stages.skip import NO_TISSUE, Where
-from neurovol.volume.histogram import ENOUGH_TO_SHOW, Counter, rows_counted
+from neurovol.volume.histogram import ENOUGH_TO_SHOW, Counter, as_arrays, rows_counted
+from neurovol.volume.notes import write_note
 from neurovol.volume.omezarr import VolumeInfo, VolumeReader, VolumeWriter, open_volume
 from neurovol.volume.pyramid import downsample
 from neurovol.volume.reads import Reads
@@ -117,7 +118,7 @@ class Downsample:
             rows = rows_counted(ceil_div(self.volume_below, self.factors), ENOUGH_TO_SHOW)
             counter = Counter(len(array), array.dtype, rows)
             counter.add(array, block.write.start)
-            counter.histogram().save(Path(self.notes) / f"{block.index}.npz")
+            write_note(Path(self.notes), block.index, as_arrays([counter.histogram()]))
         return self.writer.write(block.write, array)
 
 

@@ -193,7 +193,12 @@ def _file_system(fd: int) -> int:
     if sys.platform != "linux":
         return 0
     found = (ctypes.c_long * 64)()  # more than the system's structure takes
-    return 0 if ctypes.CDLL(None).fstatfs(fd, found) else found[0]
+    return 0 if _libc().fstatfs(fd, found) else found[0]
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
 
 
 def _write(fd: int, buffer: memoryview, size: int, offset: int) -> None:

@@ -13,7 +13,6 @@ from fractions import Fraction
 from itertools import accumulate
 from math import ceil, prod
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -187,19 +186,10 @@ class Merging:
         return Histogram.dense(self._total)
 
 
-def save_levels(
-    levels: Sequence[Histogram], path: Path, beside: Mapping[str, NDArray[Any]] = MappingProxyType({})
-) -> None:
-    """Write the histograms of levels 0, 1, … as one small npz, whole or not at all; equal ones give equal bytes.
-
-    Arrays of other names may lie `beside` them.
-    """
-    arrays: dict[str, NDArray[Any]] = dict(beside)
-    for level, histogram in enumerate(levels):
-        arrays |= {_key(level, "values", c): v for c, v in enumerate(histogram.values)}
-        arrays |= {_key(level, "counts", c): n for c, n in enumerate(histogram.counts)}
+def save_levels(levels: Sequence[Histogram], path: Path) -> None:
+    """Write the histograms of levels 0, 1, … as one small npz, whole or not at all; equal ones give equal bytes."""
     content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **arrays)
+    np.savez(content, allow_pickle=False, **as_arrays(levels))
     try:
         write_bytes(path, content.getvalue())
     except OSError as error:
@@ -210,16 +200,30 @@ def load_levels(path: Path) -> list[Histogram]:
     """What `save_levels` wrote; Failure where it is missing or damaged."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in stored.files if "values_" in key or "counts_" in key}
+            found = from_arrays(dict(stored))
     except Exception as error:  # zip, zlib and numpy have errors of their own
         raise Failure(f"{path}: the histogram could not be read: {error}; run the conversion again") from error
+    if not found:
+        raise Failure(f"{path}: holds no histogram; run the conversion again")
+    return found
+
+
+def as_arrays(levels: Sequence[Histogram]) -> dict[str, NDArray[np.int64]]:
+    """By name, the arrays of the histograms of levels 0, 1, …"""
+    arrays: dict[str, NDArray[np.int64]] = {}
+    for level, histogram in enumerate(levels):
+        arrays |= {_key(level, "values", c): v for c, v in enumerate(histogram.values)}
+        arrays |= {_key(level, "counts", c): n for c, n in enumerate(histogram.counts)}
+    return arrays
+
+
+def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> list[Histogram]:
+    """What `as_arrays` was given, of arrays among which there may be others."""
     found: list[Histogram] = []
     while _key(level := len(found), "values", 0) in arrays:
         channels = [c for c in range(len(arrays)) if _key(level, "values", c) in arrays]
         values, counts = (tuple(arrays[_key(level, what, c)] for c in channels) for what in ("values", "counts"))
         found.append(Histogram(values, counts))
-    if not found:
-        raise Failure(f"{path}: holds no histogram; run the conversion again")
     return found
 
 

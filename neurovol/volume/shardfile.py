@@ -87,15 +87,14 @@ class ShardEncoder:
 
     def __init__(self, file: Output, counts: tuple[int, ...], packer: Packer) -> None:
         self._file, self._packer = file, packer
-        self._index = np.full((*counts, 2), NO_CHUNK, _INDEX)
-        self._offset = 0
+        self._counts = counts
+        self._layers: list[tuple[tuple[int, ...], tuple[int, ...], list[int]]] = []  # place, chunks, what each takes
 
     def layer(self, place: tuple[int, ...], memory: Bytes) -> None:
         """Write chunks that are side by side, (y, x, bytes of a chunk), whose memory the packer filled.
 
         `place` is where the first of them lies, (…, z, y, x). Of one whose voxels are all 0 nothing is written.
         """
-        *above, first_y, first_x = place
         along_y, along_x = memory.shape[:2]
         taken: list[int] = []
         for row in memory:  # is contiguous, the layer may be part of a larger one
@@ -105,18 +104,20 @@ class ShardEncoder:
                 found = self._packer.compress(row[len(taken) - end :], room)
                 self._file.keep(sum(found))
                 taken += found
-        sizes = np.array(taken, _INDEX)
-        ends = np.cumsum(sizes, dtype=_INDEX) + np.uint64(self._offset)
-        entries = np.stack([ends - sizes, sizes], axis=-1)
-        entries[sizes == 0] = NO_CHUNK
-        layer = self._index[tuple(above)]
-        layer[first_y : first_y + along_y, first_x : first_x + along_x] = entries.reshape(along_y, along_x, 2)
-        self._offset = int(ends[-1])
+        self._layers.append((place, (along_y, along_x), taken))
 
     def finish(self) -> None:
         """Write the index, which closes the file."""
-        index = self._index.tobytes()
-        self._file.write(index + crc32c(index))
+        sizes = np.array([n for _, _, taken in self._layers for n in taken], _INDEX)
+        entries = np.stack([np.cumsum(sizes) - sizes, sizes], axis=-1)
+        entries[sizes == 0] = NO_CHUNK
+        index, done = np.full((*self._counts, 2), NO_CHUNK, _INDEX), 0
+        for (*above, y, x), (along_y, along_x), taken in self._layers:
+            layer, here = index[tuple(above)], entries[done : done + len(taken)]
+            layer[y : y + along_y, x : x + along_x] = here.reshape(along_y, along_x, 2)
+            done += len(taken)
+        content = index.tobytes()
+        self._file.write(content + crc32c(content))
 
 
 @contextmanager
