@@ -26,7 +26,7 @@ from neurovol.volume.omezarr import VolumeWriter
 from neurovol.volume.pyramid import downsample
 from neurovol.volume.shardstream import ShardStream
 from neurovol.volume.source import Source
-from neurovol.volume.stored import write_text
+from neurovol.volume.stored import sync_folders, write_text
 from neurovol.volume.unpacked import planes_of
 
 SLAB = 4  # slices read at once, and what is made of them made while they are in the processor's cache
@@ -80,14 +80,23 @@ class Convert:
             return Landing(receipts, partial(self._land, blocks, copy, bad, files))
 
     def _land(self, blocks: Sequence[Block], copy: _Copy, bad: dict[int, str], files: Sequence[ExitStack]) -> None:
-        """Of all blocks at once: file systems make many files durable in the time of one."""
+        """Of all blocks at once: file systems make many files durable in the time of one, and many names."""
 
         def land(place: int) -> None:
             files[place].close()  # on disk when this returns
             self._take_notes(blocks[place], copy, place, bad)
 
+        names = [
+            partial(writer.keep_names, level.boxes) for writer, level in zip(self._writers, copy.levels, strict=True)
+        ]
         with ThreadPoolExecutor(len(blocks)) as threads:
             list(threads.map(land, range(len(blocks))))
+            list(threads.map(lambda keep: keep(), [*names, partial(sync_folders, [Path(self.notes)])]))
+
+    @property
+    def _writers(self) -> list[VolumeWriter]:
+        """Of level 0, and of those that are made with it."""
+        return [VolumeWriter(self.path, level, self.durable) for level in range(1 + len(self.fused))]
 
     def _copy(self, blocks: Sequence[Block], files: Sequence[ExitStack]) -> _Copy:
         dtype, n = self.source.dtype, len(self.channels)
@@ -95,8 +104,8 @@ class Convert:
         shapes = accumulate(self.fused, ceil_div, initial=zyx(self.source.shape[1:]))
         slabs = accumulate((f[0] for f in self.fused), lambda n, f: -(-n // f), initial=self._slab(blocks[0].write))
         levels = []
-        for level, (shape, slab, own) in enumerate(zip(shapes, slabs, zip(*boxes, strict=True), strict=True)):
-            writer = VolumeWriter(self.path, level, self.durable)
+        each = zip(self._writers, shapes, slabs, zip(*boxes, strict=True), strict=True)
+        for level, (writer, shape, slab, own) in enumerate(each):
             name = f"level {level}"
             shards = [file.enter_context(writer.shard(box)) for file, box in zip(files, own, strict=True)]
             every = rows_counted(shape, ENOUGH_TO_SHOW if level else ENOUGH)
@@ -116,7 +125,7 @@ class Convert:
                 accumulate(self.parted, partial(downsample, how="mean"), initial=copy.last_of(place)), 1, None
             )
             named = {part_name(level): part for level, part in enumerate(parts, 1 + len(self.fused))}
-            write_note(Path(self.notes), block.index, as_arrays(copy.histograms(place)) | named)
+            write_note(Path(self.notes), block.index, as_arrays(copy.histograms(place)) | named, named=False)
 
     def _slab(self, box: Box) -> int:
         return slab_depth(self.source.grain, self.fused, box.shape[0])

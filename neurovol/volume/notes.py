@@ -23,12 +23,14 @@ from neurovol.volume.stored import write_bytes
 SUFFIX, OLDER = ".note", ".npz"  # as earlier versions wrote it, which a conversion may have been begun with
 
 
-def write_note(folder: Path, block: int, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Durable, and whole or not at all; equal arrays give equal bytes."""
+def write_note(folder: Path, block: int, arrays: Mapping[str, NDArray[Any]], named: bool = True) -> None:
+    """Durable, and whole or not at all; equal arrays give equal bytes. `named`: see write_bytes."""
     header = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]
     path = _path(folder, block)
     try:
-        write_bytes(path, b"".join([json.dumps(header).encode() + b"\n", *(a.tobytes() for a in arrays.values())]))
+        write_bytes(
+            path, b"".join([json.dumps(header).encode() + b"\n", *(a.tobytes() for a in arrays.values())]), named
+        )
     except OSError as error:
         raise Failure(f"{path}: could not be written: {error.strerror}") from error
 

@@ -88,19 +88,28 @@ class VolumeWriter:
 
     @contextmanager
     def shard(self, box: Box) -> Iterator[OpenShard]:
-        """One whole shard of an image, to be written by a ShardStream; durably on disk, and seen, after the `with`."""
+        """One whole shard of an image, to be written by a ShardStream; on disk after the `with`, but for its name.
+
+        That `keep_names` makes durable: of several in the time of one.
+        """
         info, codec = self._checked(box)
         shard = info.shard(self.level)
         if info.channels is None or len(shard_keys(box, shard)) != 1:
             raise ValueError(f"{self.path}: {box.pairs} is not one shard {shard} of an image with channels")
         file = info.shard_file(self.level, shard_keys(box, shard)[0])
-        with self._errors_told(box):
-            with shard_file(file, self.durable) as handle:
-                packer = codec.packer(info.chunk, info.dtype)
-                encoder = ShardEncoder(handle, (info.channels, *ceil_div(shard, info.chunk)), packer)
-                yield OpenShard(box, handle, encoder, packer, info.chunk, info.channels, info.dtype)
-            if self.durable:
-                self._sync_names(info, [file])
+        with self._errors_told(box), shard_file(file, self.durable) as handle:
+            packer = codec.packer(info.chunk, info.dtype)
+            encoder = ShardEncoder(handle, (info.channels, *ceil_div(shard, info.chunk)), packer)
+            yield OpenShard(box, handle, encoder, packer, info.chunk, info.channels, info.dtype)
+
+    def keep_names(self, boxes: Sequence[Box]) -> None:
+        """What was written of these boxes, each of whole shards, is found after a power cut too."""
+        if not self.durable:
+            return
+        info, _ = self._checked(boxes[0])
+        keys = (key for box in boxes for key in shard_keys(box, info.shard(self.level)))
+        with self._errors_told(boxes[0]):
+            self._sync_names(info, [info.shard_file(self.level, key) for key in keys])
 
     def _sync_names(self, info: VolumeInfo, files: Sequence[Path]) -> None:
         """Make the files' names durable, and once per process and volume those of the folders they lie in."""

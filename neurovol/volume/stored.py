@@ -138,8 +138,11 @@ def write_text(file: Path, text: str) -> None:
     write_bytes(file, text.encode("utf-8"))
 
 
-def write_bytes(file: Path, content: bytes) -> None:
-    """As write_text; what it leaves where it is killed, `sweep_leftovers` removes."""
+def write_bytes(file: Path, content: bytes, named: bool = True) -> None:
+    """As write_text; what it leaves where it is killed, `sweep_leftovers` removes.
+
+    Not `named`, its name becomes durable by `sync_folders`, of many files in the time of one.
+    """
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(content)
@@ -148,7 +151,8 @@ def write_bytes(file: Path, content: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    sync_folders([file.parent])
+    if named:
+        sync_folders([file.parent])
 
 
 def sweep_leftovers(file: Path) -> None:
