@@ -7,8 +7,8 @@
 same codec for all, five levels. Everything is run in turn, round by round, and the first round thrown away; figures
 are medians of the others, in MB of voxels (level 0) per second. Each run is a process of its own; its start, its
 imports and the start of its workers are not timed; nor that it first touches its memory, which can take as long as
-the work itself, and happens once in a conversion of a day: each converts a first part untimed, ours three rows of
-blocks on each worker, the peers a layer of shards. The peers are those of convert_peers.py, where an environment with
+the work itself, and happens once in a conversion of a day: each converts a first layer of shards untimed, in ours each
+worker three rows of blocks before. The peers are those of convert_peers.py, where an environment with
 them is named; what is missing is said. Ratios are taken within a round, and are medians too: a machine that is slower
 in one round than in the next shows in figures, and hardly in ratios.
 
@@ -47,7 +47,7 @@ import imagecodecs
 import numpy as np
 
 if TYPE_CHECKING:
-    from distributed import Worker
+    from distributed import Client, Worker
 
     from neurovol.geometry import Block
     from neurovol.geometry.blocks import Numbered
@@ -254,30 +254,42 @@ def ours(folder: Path, dest: Path, options: argparse.Namespace) -> dict[str, flo
     from convert_peak import Peak
 
     from neurovol.blockwise.cluster import open_client
+    from neurovol.clustersettings import ClusterSettings
+
+    first = dest.with_name("out.first")  # layer of shards
+    first.mkdir()
+    for file in sorted((folder / "slices").glob("*.tif"))[: SHARD[0]]:
+        (first / file.name).symlink_to(file)
+    with open_client(ClusterSettings(workers=options.workers, threads=1)) as client, Peak() as peak:
+        client.run(_warmed_up, folder, dest, options)
+        warm = dest.with_name("out.warm.zarr")
+        _driven(client, first, warm, options)
+        shutil.rmtree(warm)
+        start = time.perf_counter()
+        _driven(client, folder / options.source, dest, options)
+        seconds = time.perf_counter() - start
+    return {"seconds": seconds, "peak_mb": peak.mb}
+
+
+def _driven(client: Client, source: Path, dest: Path, options: argparse.Namespace) -> None:
+    """As `neurovol convert` does it."""
     from neurovol.blockwise.ledger import Header, Ledger
     from neurovol.blockwise.runner import Meter
-    from neurovol.clustersettings import ClusterSettings
     from neurovol.stages.convert import level_histograms
     from neurovol.stages.copying import copy_levels
     from neurovol.volume.omezarr import finish_volume
     from neurovol.volume.unpacked import needs_scratch
 
-    with open_client(ClusterSettings(workers=options.workers, threads=1)) as client, Peak() as peak:
-        client.run(_warmed_up, folder, dest, options)
-        start = time.perf_counter()
-        task, blocks = begun(folder / options.source, dest, options)
-        notes, source, fused = Path(task.notes), task.source, len(task.fused)
-        shape = source.shape[1:]
-        with Ledger(dest.with_suffix(".jsonl"), Header("convert", {}, sum(map(len, blocks)))) as ledger:
-            meter = Meter(ledger)
-            scratch = dest.with_suffix(".scratch") if needs_scratch(shape, source.grain, SHARD) else None
-            copy_levels(client, task, blocks, meter, retries=0, most=TOGETHER, scratch=scratch)
-            if not options.no_histogram:
-                level_histograms(notes, blocks, fused, 1)[0].constants()
-            finish_volume(dest, name="image", attributes={})
-            ledger.finish()
-        seconds = time.perf_counter() - start
-    return {"seconds": seconds, "peak_mb": peak.mb}
+    task, blocks = begun(source, dest, options)
+    with Ledger(dest.with_suffix(".jsonl"), Header("convert", {}, sum(map(len, blocks)))) as ledger:
+        meter = Meter(ledger)
+        wanted = needs_scratch(task.source.shape[1:], task.source.grain, SHARD)
+        scratch = dest.with_suffix(".scratch") if wanted else None
+        copy_levels(client, task, blocks, meter, retries=0, most=TOGETHER, scratch=scratch)
+        if not options.no_histogram:
+            level_histograms(Path(task.notes), blocks, len(task.fused), 1)[0].constants()
+        finish_volume(dest, name="image", attributes={})
+        ledger.finish()
 
 
 def begun(path: Path, dest: Path, options: argparse.Namespace) -> tuple[Convert, list[Numbered]]:
