@@ -8,12 +8,13 @@ same codec for all, five levels. Everything is run in turn, round by round, and 
 are medians of the others, in MB of voxels (level 0) per second. Each run is a process of its own; its start, its
 imports and the start of its workers are not timed; nor that it first touches its memory, which can take as long as
 the work itself, and happens once in a conversion of a day: each converts a first layer of shards untimed, in ours each
-worker three rows of blocks before. The peers are those of convert_peers.py, where an environment with
-them is named; what is missing is said. Ratios are taken within a round, and are medians too: a machine that is slower
-in one round than in the next shows in figures, and hardly in ratios.
+worker three rows of blocks before. The peers are those of convert_peers.py, where an environment with them is named;
+what is missing is said. Ratios are taken within a round, and are medians too: a machine that is slower in one round
+than in the next shows in figures, and hardly in ratios.
 
 Rows of ours: `neurovol` is what `neurovol convert` does: pyramid, exact histogram, fsync before the ledger says done;
-the others leave one thing out or change the source. `plain copy` reads, encodes, sums and writes the same bytes and
+the others leave one thing out or change the source. `long` is the stack four times over (10 GB, by links), of which how
+a conversion begins and ends is a fourth as much. `plain copy` reads, encodes, sums and writes the same bytes and
 nothing else, through the page cache, as peers write. `on its own` is the whole conversion in one process without Dask,
 `two, each on its own` two such at once, which share nothing but the machine. `codec bound` is that of Blosc's own
 library, which the peers call, for level 0, and with the coarser levels; `own encoder bound` that of our way to the same
@@ -67,11 +68,15 @@ OURS = {
     "neurovol level 0 no fsync": ["--levels", "0", "--no-fsync"],
     "neurovol level 0 no fsync no histogram": ["--levels", "0", "--no-fsync", "--no-histogram"],
     "neurovol one worker": ["--workers", "1"],
+    "neurovol long": ["--source", "long"],
+    "neurovol long level 0": ["--source", "long", "--levels", "0"],
+    "neurovol long one worker": ["--source", "long", "--workers", "1"],
     "neurovol LZW": ["--source", "lzw.tif"],
     "neurovol ZetaStitcher": ["--source", "mosaic"],
 }
 PLAIN = {"plain copy": 2, "plain copy one process": 1}
 ALONE = {"neurovol on its own": 1, "neurovol two, each on its own": 2}
+LONG = 4  # times the stack, one after the other
 WARM = 3  # groups of blocks
 TOGETHER = 3  # blocks at once: as most_together says of this layout
 ROUNDS = 4  # of which the first is thrown away
@@ -96,6 +101,14 @@ def mosaic(folder: Path, stack: Path, shape: tuple[int, int, int], overlap: int 
         tiles.append({"X": j, "Y": i, "Z": 0, "Xs": xs, "Ys": ys, "Zs": 0, "nfrms": z, "ysize": ny, "xsize": nx,
                       "filename": name})  # fmt: skip
     (folder / "stitch.yml").write_text(yaml.safe_dump({"filematrix": tiles}))
+    return folder
+
+
+def linked(folder: Path, files: Sequence[Path]) -> Path:
+    """A folder of slices that are links to these, in their order."""
+    folder.mkdir()
+    for z, file in enumerate(files):
+        (folder / f"z{z:06}.tif").symlink_to(file.absolute())
     return folder
 
 
@@ -256,10 +269,7 @@ def ours(folder: Path, dest: Path, options: argparse.Namespace) -> dict[str, flo
     from neurovol.blockwise.cluster import open_client
     from neurovol.clustersettings import ClusterSettings
 
-    first = dest.with_name("out.first")  # layer of shards
-    first.mkdir()
-    for file in sorted((folder / "slices").glob("*.tif"))[: SHARD[0]]:
-        (first / file.name).symlink_to(file)
+    first = linked(dest.with_name("out.first"), sorted((folder / "slices").glob("*.tif"))[: SHARD[0]])
     with open_client(ClusterSettings(workers=options.workers, threads=1)) as client, Peak() as peak:
         client.run(_warmed_up, folder, dest, options)
         warm = dest.with_name("out.warm.zarr")
@@ -350,6 +360,8 @@ def measure(folder: Path, options: argparse.Namespace) -> list[Figures]:
         stack_folder(folder / "slices", shape)
         stack_lzw(folder / "lzw.tif", shape)
         mosaic(folder / "mosaic", folder / "slices", shape)
+    if not (folder / "long").exists():
+        linked(folder / "long", sorted((folder / "slices").glob("*.tif")) * LONG)
     dest = folder / "out.zarr"
     commands = {
         name: (sys.executable, "bench_convert.py", ["--ours", str(folder), "--dest", str(dest), *how])
@@ -370,8 +382,9 @@ def measure(folder: Path, options: argparse.Namespace) -> list[Figures]:
         figures: Figures = {}
         for name, (python, script, arguments) in commands.items():
             found = run(python, script, arguments)
-            figures[name] = {"MB/s": volume / found["seconds"], "peak MB": found["peak_mb"]}
-            print(f"round {turn}  {name:40}{volume / found['seconds']:8.0f} MB/s{found['peak_mb']:8.0f} MB", flush=True)
+            rate = volume * (LONG if "long" in arguments else 1) / found["seconds"]
+            figures[name] = {"MB/s": rate, "peak MB": found["peak_mb"]}
+            print(f"round {turn}  {name:40}{rate:8.0f} MB/s{found['peak_mb']:8.0f} MB", flush=True)
             for leftover in folder.glob("out.*"):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             os.sync()  # no run pays for what the one before left unwritten
@@ -401,6 +414,8 @@ def ratios(found: Figures) -> dict[str, float]:
         "lzw_of_bound": rate["neurovol LZW"] / rate["LZW bound"],
         "zetastitcher_vs_stack": rate["neurovol ZetaStitcher"] / rate["neurovol"],
         "two_workers_vs_one": rate["neurovol"] / rate["neurovol one worker"],
+        "pyramid_extra_long": rate["neurovol long level 0"] / rate["neurovol long"] - 1,
+        "two_workers_vs_one_long": rate["neurovol long"] / rate["neurovol long one worker"],
         "peak_mb": peak["neurovol"],
     }
     for name, peer in (("vs_ngff_zarr", "ngff-zarr"), ("vs_dask", "dask"), ("vs_tensorstore", "tensorstore"),
