@@ -110,6 +110,40 @@ static int has_gfni(void)
 }
 #endif
 
+/* As shuffle_slices_uint16, of the chunks along x from `left` to `right`. */
+static void shuffle_chunks(const uint16_t *in, ptrdiff_t plane, ptrdiff_t row, ptrdiff_t there, ptrdiff_t ny,
+                           ptrdiff_t nx, ptrdiff_t z, ptrdiff_t nz, ptrdiff_t cy, ptrdiff_t cx, ptrdiff_t rows,
+                           ptrdiff_t block, ptrdiff_t chunk_bytes, uint8_t *out, shuffle *shuffled, ptrdiff_t left,
+                           ptrdiff_t right)
+{
+    ptrdiff_t along_x = (nx + cx - 1) / cx, along_y = (ny + cy - 1) / cy;
+    uint16_t last[LOADS][AT_ONCE];
+    for (ptrdiff_t i = 0; i < nz; i++)
+        for (ptrdiff_t y = 0; y < along_y * cy; y += rows)
+            for (ptrdiff_t chunk = left; chunk < right; chunk++) {
+                ptrdiff_t voxel = ((z + i) * cy + y % cy) * cx, r = 0, x = chunk * cx;
+                uint8_t *to = out + (y / cy * along_x + chunk) * chunk_bytes;
+                for (ptrdiff_t end = voxel + rows * cx; voxel < end; voxel += TILE) {
+                    const uint16_t *from[LOADS];
+                    for (int k = 0; k < LOADS; k++) {
+                        from[k] = zeros;
+                        if (i < there && y + r < ny && x < nx) {
+                            from[k] = in + i * plane + (y + r) * row + x;
+                            if (nx - x < AT_ONCE) {
+                                memset(last[k], 0, sizeof last[k]);
+                                from[k] = memcpy(last[k], from[k], (size_t)(nx - x) * sizeof *in);
+                            }
+                        }
+                        if ((x += AT_ONCE) == (chunk + 1) * cx) {
+                            x = chunk * cx;
+                            r++;
+                        }
+                    }
+                    shuffled(from, to + voxel / block * block * 2 + voxel % block / 8, block / 8);
+                }
+            }
+}
+
 /* Slices z to z + nz of a layer of chunks of cy rows of cx voxels, as Blosc shuffles each block of so many voxels.
  *
  * in: `there` planes of ny rows of nx voxels; plane and row: voxels from one to the next. Other planes, and what the
@@ -120,34 +154,11 @@ void shuffle_slices_uint16(const uint16_t *in, ptrdiff_t plane, ptrdiff_t row, p
                            ptrdiff_t nx, ptrdiff_t z, ptrdiff_t nz, ptrdiff_t cy, ptrdiff_t cx, ptrdiff_t rows,
                            ptrdiff_t block, ptrdiff_t chunk_bytes, uint8_t *out, int newest)
 {
-    ptrdiff_t along_x = (nx + cx - 1) / cx, along_y = (ny + cy - 1) / cy;
+    ptrdiff_t along_x = (nx + cx - 1) / cx;
     shuffle *shuffled = newest && has_gfni() ? by_gfni : by_avx2;
-    uint16_t last[LOADS][AT_ONCE];
     for (ptrdiff_t left = 0; left < along_x; left += FEW)
-        for (ptrdiff_t i = 0; i < nz; i++)
-            for (ptrdiff_t y = 0; y < along_y * cy; y += rows)
-                for (ptrdiff_t chunk = left; chunk < left + FEW && chunk < along_x; chunk++) {
-                    ptrdiff_t voxel = ((z + i) * cy + y % cy) * cx, r = 0, x = chunk * cx;
-                    uint8_t *to = out + (y / cy * along_x + chunk) * chunk_bytes;
-                    for (ptrdiff_t end = voxel + rows * cx; voxel < end; voxel += TILE) {
-                        const uint16_t *from[LOADS];
-                        for (int k = 0; k < LOADS; k++) {
-                            from[k] = zeros;
-                            if (i < there && y + r < ny && x < nx) {
-                                from[k] = in + i * plane + (y + r) * row + x;
-                                if (nx - x < AT_ONCE) {
-                                    memset(last[k], 0, sizeof last[k]);
-                                    from[k] = memcpy(last[k], from[k], (size_t)(nx - x) * sizeof *in);
-                                }
-                            }
-                            if ((x += AT_ONCE) == (chunk + 1) * cx) {
-                                x = chunk * cx;
-                                r++;
-                            }
-                        }
-                        shuffled(from, to + voxel / block * block * 2 + voxel % block / 8, block / 8);
-                    }
-                }
+        shuffle_chunks(in, plane, row, there, ny, nx, z, nz, cy, cx, rows, block, chunk_bytes, out, shuffled, left,
+                       left + FEW < along_x ? left + FEW : along_x);
     _mm_sfence();
 }
 
@@ -217,12 +228,12 @@ static int is_zero(const uint8_t *in, ptrdiff_t bytes)
 }
 
 /* Chunks of so many shuffled bytes each, one after the other, and the crc32c of each behind it; of one that is 0
- * throughout nothing. As many as fit, at the most that they may take, into so much room: their number is returned, and
- * what each takes is in `taken`. Only where shuffles() says yes. */
+ * throughout nothing. As many as fit into so much room if each takes `most`: their number is returned, and what each
+ * takes is in `taken`. Only where shuffles() says yes. */
 ptrdiff_t blosc_lz4_uint16(const uint8_t *in, ptrdiff_t chunks, ptrdiff_t bytes, ptrdiff_t block, int acceleration,
-                           compress_fast *compress, uint8_t *out, ptrdiff_t room, int64_t *taken)
+                           compress_fast *compress, uint8_t *out, ptrdiff_t most, ptrdiff_t room, int64_t *taken)
 {
-    ptrdiff_t most = bytes + 16 + 6 * bytes / block + 4, i = 0;
+    ptrdiff_t i = 0;
     for (; i < chunks && most <= room; i++, in += bytes) {
         taken[i] = 0;
         if (is_zero(in, bytes))

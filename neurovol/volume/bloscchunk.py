@@ -76,8 +76,9 @@ class Shuffled:
         taken = (ctypes.c_int64 * count)()
         speed = 10 - self.level  # Blosc's level is the less LZ4 is sped up
         target = ctypes.byref(ctypes.c_char.from_buffer(out))
+        room = self.most_bytes, len(out)
         n: int = self.compiled.blosc_lz4_uint16(
-            chunks.ctypes.data, count, size, self.block, speed, self.lz4, target, len(out), taken
+            chunks.ctypes.data, count, size, self.block, speed, self.lz4, target, *room, taken
         )
         return list(taken[:n])
 

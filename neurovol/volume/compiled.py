@@ -21,7 +21,7 @@ _FUNCTIONS: dict[str, tuple[list[Any], Any]] = {
     "halve_uint16": _HALVE,
     "shuffles": ([_SIZE] * 5, ctypes.c_int),
     "shuffle_slices_uint16": ([_POINTER] + [_SIZE] * 12 + [_POINTER, ctypes.c_int], None),
-    "blosc_lz4_uint16": ([_POINTER] + [_SIZE] * 3 + [ctypes.c_int] + [_POINTER] * 2 + [_SIZE, _POINTER], _SIZE),
+    "blosc_lz4_uint16": ([_POINTER] + [_SIZE] * 3 + [ctypes.c_int] + [_POINTER] * 2 + [_SIZE] * 2 + [_POINTER], _SIZE),
     "count_uint8": _COUNT,
     "count_uint16": _COUNT,
     "crc32c_rows": ([_POINTER, _POINTER] + [_SIZE] * 5, ctypes.c_int),

@@ -42,7 +42,7 @@ def extended_columns(crcs: list[int], array_ZYX: NDArray[Any], widths: Sequence[
     True
     """
     apart, compiled, n = strides(array_ZYX), library(), len(crcs)
-    if apart is not None and compiled is not None and n > 1:
+    if apart is not None and compiled is not None and n > 1:  # a single one may be contiguous, as `extended` likes it
         totals, sizes = (ctypes.c_uint32 * n)(*crcs), (ctypes.c_ssize_t * n)(*(w * array_ZYX.itemsize for w in widths))
         rows = *(array_ZYX.itemsize * k for k in apart), *array_ZYX.shape[:2]
         if compiled.crc32c_columns(totals, array_ZYX.ctypes.data, *rows, sizes, n):
