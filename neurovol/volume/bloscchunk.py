@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from neurovol.geometry import Zyx
 from neurovol.volume.compiled import library, strides
 from neurovol.volume.packing import CRC_BYTES, Bytes
+from neurovol.volume.workspace import LINE
 
 _VERSION = "c-blosc 1.21"  # whose bytes blosc_lz4.c makes
 _TILE = 512  # voxels whose bits fill a cache line each
@@ -61,6 +62,8 @@ class Shuffled:
 
     def _shuffle(self, memory: Bytes, *slices: int | None) -> None:
         size = memory.shape[2]
+        if memory.ctypes.data % LINE:  # of which C writes whole lines past the cache, and would end the process
+            raise ValueError(f"a layer's memory begins {memory.ctypes.data % LINE} bytes after a multiple of {LINE}")
         sizes = *self.chunk[1:], self.rows, self.block, size
         self.compiled.shuffle_slices_uint16(*slices, *sizes, memory.ctypes.data, self.newest)
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-_LINE = 64  # bytes of the processor's cache; where memory begins
+LINE = 64  # bytes of the processor's cache; where memory begins
 _held = threading.local()
 _Kind = TypeVar("_Kind")
 
@@ -26,8 +26,8 @@ def reused(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[A
     wanted = prod(shape) * dtype.itemsize
     memory: NDArray[np.uint8] | None = _held.__dict__.get(name)
     if memory is None or memory.nbytes < wanted:
-        fresh = np.empty(wanted + _LINE, np.uint8)
-        memory = _held.__dict__[name] = fresh[-fresh.ctypes.data % _LINE :][:wanted]
+        fresh = np.empty(wanted + LINE, np.uint8)
+        memory = _held.__dict__[name] = fresh[-fresh.ctypes.data % LINE :][:wanted]
     array: NDArray[Any] = memory[:wanted].view(dtype).reshape(shape)
     return array
 

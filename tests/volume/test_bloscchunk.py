@@ -103,6 +103,15 @@ def test_voxels_that_are_not_in_whole_rows_are_shuffled_too():
 
 
 @needs
+def test_memory_that_does_not_begin_where_c_wants_it_is_refused():
+    chunk = (2, 32, 128)
+    packer, memory = shuffled(chunk, 5, 2**14), layer((2, 64, 128), (1, 1)).ravel()
+    for start in (1, 32):
+        with pytest.raises(ValueError, match=f"begins {start} bytes after a multiple of 64"):
+            packer.place(np.ones(chunk, np.uint16), memory[start : start + 2 * np.prod(chunk)].reshape(1, 1, -1), 0)
+
+
+@needs
 def test_what_it_is_not_made_for_is_left_to_blosc():
     chunk = (8, 32, 128)
     assert isinstance(shuffled(chunk, 5, 2**14), Shuffled)
