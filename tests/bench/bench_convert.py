@@ -115,7 +115,9 @@ def linked(folder: Path, files: Sequence[Path]) -> Path:
 def bounds(folder: Path, threads: int) -> dict[str, float]:
     """MB/s of Blosc alone (each chunk copied, encoded, summed), of our way to the same bytes, of LZW and then Blosc.
 
-    Coarser levels' chunks are those that can be made of the first slices, and stand for as many as the levels have.
+    Whole chunks of level 0. What coarser levels add is of all chunks, also those that reach beyond the volume, beside
+    level 0's: chunks of which a part is 0 take longer than whole ones, and coarser levels have more of them. Theirs are
+    those that can be made of the first slices, and stand for as many as the levels have.
     """
     import google_crc32c
     import tifffile
@@ -132,8 +134,11 @@ def bounds(folder: Path, threads: int) -> dict[str, float]:
 
     def by_blosc(chunk: np.ndarray) -> Any:
         if not hasattr(kept, "chunk"):
-            kept.chunk, kept.out = np.empty(CHUNK, layer.dtype), bytearray(chunk.nbytes + chunk.nbytes // 8 + 1024)
-        np.copyto(kept.chunk, chunk)
+            kept.chunk = np.empty(CHUNK, layer.dtype)
+            kept.out = bytearray(kept.chunk.nbytes * 9 // 8 + 1024)
+        if chunk.shape != CHUNK:
+            kept.chunk[...] = 0
+        kept.chunk[tuple(map(slice, chunk.shape))] = chunk
         return imagecodecs.blosc_encode(
             kept.chunk, level=BLOSC["clevel"], compressor=CODEC, shuffle="bitshuffle", typesize=2,
             blocksize=BLOSC["blocksize"], numthreads=1, out=kept.out,
@@ -154,8 +159,9 @@ def bounds(folder: Path, threads: int) -> dict[str, float]:
         google_crc32c.value(np.frombuffer(by_blosc(chunk), np.uint8))
         return chunk.nbytes
 
-    def chunks(array: np.ndarray) -> list[np.ndarray]:
-        corners = product(*(range(0, n - c + 1, c) for n, c in zip(array.shape, CHUNK, strict=True)))
+    def chunks(array: np.ndarray, all_of_them: bool = True) -> list[np.ndarray]:
+        ends = array.shape if all_of_them else [n - c + 1 for n, c in zip(array.shape, CHUNK, strict=True)]
+        corners = product(*(range(0, end, c) for end, c in zip(ends, CHUNK, strict=True)))
         return [array[tuple(slice(a, a + c) for a, c in zip(at, CHUNK, strict=True))] for at in corners]
 
     def decode(page: tifffile.TiffPage) -> int:
@@ -169,8 +175,8 @@ def bounds(folder: Path, threads: int) -> dict[str, float]:
             start = time.perf_counter()
             return sum(pool.map(work, things)) / (time.perf_counter() - start) / 1e6
 
-        codec = rate(encode, chunks(layer) * 3)
-        extra = sum(level.size / slices.size * codec / rate(encode, chunks(level) * 12) for level in coarser)
+        codec, layers = rate(encode, chunks(layer, all_of_them=False) * 3), rate(encode, chunks(layer) * 3)
+        extra = sum(level.size / slices.size * layers / rate(encode, chunks(level) * 12) for level in coarser)
         own = rate(by_ours, list(range(0, layer.shape[1] - CHUNK[1] + 1, CHUNK[1])) * 3)
         lzw = rate(decode, list(tif.pages[: CHUNK[0]]))
     return {
