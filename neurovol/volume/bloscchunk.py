@@ -61,11 +61,11 @@ class Shuffled:
         self._shuffle(memory, None, 0, 0, 0, y * cy, x * cx, z, depth - z)
 
     def _shuffle(self, memory: Bytes, *slices: int | None) -> None:
-        size = memory.shape[2]
-        if memory.ctypes.data % LINE:  # of which C writes whole lines past the cache, and would end the process
-            raise ValueError(f"a layer's memory begins {memory.ctypes.data % LINE} bytes after a multiple of {LINE}")
+        size, begin = memory.shape[2], memory.ctypes.data
+        if begin % LINE:  # C writes whole lines past the cache, and would end the process
+            raise ValueError(f"a layer's memory begins {begin % LINE} bytes after a multiple of {LINE}")
         sizes = *self.chunk[1:], self.rows, self.block, size
-        self.compiled.shuffle_slices_uint16(*slices, *sizes, memory.ctypes.data, self.newest)
+        self.compiled.shuffle_slices_uint16(*slices, *sizes, begin, self.newest)
 
     @property
     def most_bytes(self) -> int:
